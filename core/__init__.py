@@ -1,0 +1,23 @@
+"""A minimal autograd engine on NumPy and CuPy arrays, and the reference of every operation built on it.
+
+# next: core/tensor.py (the graph), core/dispatch.py (who computes), core/reference (what is computed),
+# core/functional.py (the public functions), core/nn.py and core/optim.py.
+"""
+
+from core import functional, random
+from core.dispatch import KernelLimit, explain, use
+from core.random import Generator, manual_seed
+from core.tensor import Tensor, from_dlpack, no_grad
+
+__all__ = [
+    "Generator",
+    "KernelLimit",
+    "Tensor",
+    "explain",
+    "from_dlpack",
+    "functional",
+    "manual_seed",
+    "no_grad",
+    "random",
+    "use",
+]

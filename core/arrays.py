@@ -1,0 +1,123 @@
+"""Arrays: which library holds them, which dtype a result gets, how a sum is taken.
+
+Everything above works on NumPy and CuPy arrays alike. `xp` in this project is always the module an array came from
+(`numpy` or `cupy`), found by `array_module`; CuPy is imported only where an array or a device asks for it.
+"""
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray
+
+
+def is_cupy(x) -> bool:
+    return type(x).__module__.partition(".")[0] == "cupy"
+
+
+def array_module(*arrays):
+    """The module (`numpy` or `cupy`) that the arrays belong to; None and host values are passed over."""
+    if any(is_cupy(x) for x in arrays):
+        import cupy
+
+        return cupy
+    return np
+
+
+def module_for(device: str):
+    """The module whose arrays live on `device`: "cpu", "cuda" or "cuda:0"."""
+    if device == "cpu":
+        return np
+    if device not in ("cuda", "cuda:0"):
+        raise ValueError(f"device is {device!r}, should be 'cpu' or 'cuda'")
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except ImportError:
+        raise RuntimeError("device 'cuda' needs CuPy (pip install cupy-cuda13x), which is not installed") from None
+    except Exception as error:  # CuPy's own CUDARuntimeError, whose class exists only once CuPy is imported
+        raise RuntimeError(f"device 'cuda' needs an NVIDIA GPU with a working driver: {error}") from None
+    return cupy
+
+
+def device_of(x: Array) -> str:
+    return f"cuda:{x.device.id}" if is_cupy(x) else "cpu"
+
+
+def share_memory(x: Array, y: Array) -> bool:
+    """Whether writing to one may change the other (judged by the memory they span)."""
+    return x is y or array_module(x, y).may_share_memory(x, y)
+
+
+def as_array(x, like=None) -> Array:
+    """`x` as an array. Python numbers are weak: they take the dtype of `like`, or float32 where that is no float's."""
+    if hasattr(x, "__array_interface__") or is_cupy(x):
+        return np.asarray(x) if isinstance(x, np.generic) else x
+    if like is None:
+        dtype = None
+    elif is_float(like) or isinstance(x, numbers.Integral):
+        dtype = like.dtype
+    else:
+        dtype = np.float32
+    value = np.asarray(x, dtype=dtype)
+    if dtype is None and value.dtype == np.float64:  # Python floats and lists of them, as in torch
+        value = value.astype(np.float32)
+    return array_module(like).asarray(value)
+
+
+# --- dtypes ----------------------------------------
+
+
+def is_float(x: Array) -> bool:
+    return np.issubdtype(x.dtype, np.floating)
+
+
+def result_dtype(*arrays):
+    """The widest floating dtype among the arrays of one or more dimensions; None where there is no float at all.
+
+    0-dimensional values count only when no array has dimensions and a float dtype, so a stray float64 scalar cannot
+    double a model's memory.
+    """
+    floats = [x for x in arrays if x is not None and is_float(x)]
+    widest = [x.dtype for x in floats if x.ndim] or [x.dtype for x in floats]
+    return np.result_type(*widest) if widest else None
+
+
+def compute_dtype(dtype):
+    """float16 is a storage type: arithmetic on it is done in float32."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+# --- sums ----------------------------------------
+
+LONG_SUM = 1000  # terms above which float32 is summed in float64
+
+
+def total(x: Array, axis=None, keepdims: bool = False) -> Array:
+    """Sum of `x` over `axis`, in the dtype of `x`.
+
+    NumPy adds along leading axes row by row, which loses a digit or two in float32 that a blocked sum (torch's) keeps.
+    Such sums, and any over more than LONG_SUM terms, are accumulated in float64 on the CPU. CuPy reduces in a tree.
+    """
+    if axis is None:
+        axes = tuple(range(x.ndim))
+    else:
+        axes = tuple(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    terms = 1
+    for a in axes:
+        terms *= x.shape[a]
+    leading = bool(axes) and axes != (x.ndim - 1,) and terms > 8
+    wide = x.dtype == np.float32 and not is_cupy(x) and (leading or terms > LONG_SUM)
+    y = x.sum(axis=axes, keepdims=keepdims, dtype=np.float64 if wide else x.dtype)
+    return np.asarray(y, x.dtype) if wide else y
+
+
+def unbroadcast(dy: Array, shape: tuple) -> Array:
+    """The adjoint of broadcasting: sum `dy` over the axes along which an array of `shape` was repeated."""
+    if dy.shape == shape:
+        return dy
+    extra = dy.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and dy.shape[i + extra] != 1)
+    return total(dy, axes, keepdims=True).reshape(shape)

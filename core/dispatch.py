@@ -1,0 +1,222 @@
+"""Which implementation runs: the one table of operations, and the one place where a choice is made.
+
+Each row of TABLE holds an operation's reference and, per device, the kernel that may replace it (with its dtypes and
+its limits in words) or the reason why there is none. `use` sets the mode, `explain` says what runs and why.
+
+    auto       the kernel where dtype and limits allow it, else the reference        (the default)
+    kernels    an operation that has a kernel uses it or raises KernelLimit
+    reference  no kernel
+"""
+
+import contextlib
+import importlib
+from collections import Counter
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core import arrays
+from core.op import Op
+from core.reference import attention, conv, losses, matmul, norm, optim, pointwise, random, shape
+
+
+class KernelLimit(ValueError):
+    """Raised in mode "kernels" when an operation has a kernel that cannot take these arguments."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's place ("kernels.cpu.conv:conv2d", imported when first used), its dtypes and its limits."""
+
+    where: str
+    dtypes: tuple = ("float32",)
+    limits: Callable = lambda arrays, attrs: None  # -> None, or the reason in words why these arguments are refused
+
+    def load(self):
+        module, name = self.where.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def refusal(self, arrays_, attrs):
+        dtype = arrays.result_dtype(*arrays_)
+        if dtype is not None and str(dtype) not in self.dtypes:
+            return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
+        return self.limits(arrays_, attrs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation: its reference, its kernels per device ("cpu", "cuda"), the dtype of its results."""
+
+    reference: Op | Callable
+    kernels: dict = field(default_factory=dict)  # device -> Kernel, or "reference by design: <why>"
+    result: str = "widest"  # "widest" floating dtype among the inputs, or that of the "first" input
+
+
+def _views(why):
+    return {"cpu": f"reference by design: {why}", "cuda": f"reference by design: {why}"}
+
+
+TABLE: dict[str, Row] = {
+    **{name: Row(op) for name, op in pointwise.OPS.items()},
+    **{name: Row(op, _views("a view or a copy, no arithmetic")) for name, op in shape.MOVES.items()},
+    **{name: Row(op) for name, op in shape.REDUCTIONS.items()},
+    "matmul": Row(matmul.matmul),
+    "linear": Row(matmul.linear),
+    "conv2d": Row(conv.conv2d),
+    "conv_transpose2d": Row(conv.conv_transpose2d),
+    "attention": Row(attention.attention),
+    "layer_norm": Row(norm.layer_norm, result="first"),
+    "add_layer_norm": Row(norm.add_layer_norm, result="first"),
+    "batch_norm": Row(norm.batch_norm, result="first"),
+    "batch_norm_eval": Row(norm.batch_norm_eval, result="first"),
+    "embedding": Row(shape.embedding),
+    "dropout": Row(random.dropout),
+    "softmax": Row(losses.softmax),
+    "log_softmax": Row(losses.log_softmax),
+    "cross_entropy": Row(losses.cross_entropy),
+    "linear_cross_entropy": Row(losses.linear_cross_entropy),
+    "bce_with_logits": Row(losses.bce_with_logits),
+    "gaussian_kl": Row(losses.gaussian_kl),
+    "reparameterize": Row(losses.reparameterize),
+    "elbo": Row(losses.elbo),
+    # State operations: no gradient, and they write into the arrays they are given. These are all of them.
+    "running_stats_": Row(norm.running_stats_),
+    "adam_": Row(optim.adam_),
+    "sgd_": Row(optim.sgd_),
+    "clip_grad_norm_": Row(optim.clip_grad_norm_),
+    "advance_": Row(random.advance_),
+    "cache_": Row(shape.cache_),
+}
+
+MODES = ("auto", "kernels", "reference")
+_mode: ContextVar[str] = ContextVar("mode", default="auto")
+_log: ContextVar[list | None] = ContextVar("log", default=None)
+
+
+@contextlib.contextmanager
+def use(mode: str):
+    """`with use("reference"):` chooses among implementations for the operations called inside."""
+    if mode not in MODES:
+        raise ValueError(f"use: mode is {mode!r}, should be one of {', '.join(MODES)}")
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def choose(name: str, inputs, attrs) -> tuple:
+    """The implementation that runs in the current mode, and the reason in words."""
+    row, mode = TABLE[name], _mode.get()
+    device = arrays.device_of(next((x for x in inputs if arrays.is_cupy(x)), None)).partition(":")[0]
+    kernel = row.kernels.get(device, f"no {device} kernel is written for it")
+    if not isinstance(kernel, Kernel):
+        return row.reference, kernel
+    if mode == "reference":
+        return row.reference, "mode is 'reference'"
+    refusal = kernel.refusal(inputs, attrs)
+    if refusal is None:
+        return kernel.load(), f"{kernel.where} takes these arguments"
+    if mode == "kernels":
+        raise KernelLimit(f"{name}: {refusal}")
+    return row.reference, refusal
+
+
+def forward(name: str, inputs, attrs) -> tuple:
+    """Run one operation: (the implementation that ran, y, saved)."""
+    op, _ = choose(name, inputs, attrs)
+    record(name, op)
+    if op.backend != "reference":
+        return op, *op.forward(*inputs, **attrs)
+    dtype = _dtype(name, inputs)
+    with np.errstate(all="ignore"):  # as torch: inf and nan are values, not warnings
+        y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
+    return op, tuple(_cast(v, dtype) for v in y) if isinstance(y, tuple) else _cast(y, dtype), saved
+
+
+def backward(op: Op, saved, dy, needs, attrs) -> tuple:
+    """The gradients of one operation, by the implementation that ran forward."""
+    if op.backend != "reference":
+        return op.backward(saved, dy, needs, **attrs)
+    with np.errstate(all="ignore"):
+        dy = tuple(_upcast(v) for v in dy) if isinstance(dy, tuple) else _upcast(dy)
+        return op.backward(saved, dy, needs, **attrs)
+
+
+def run_(name: str, *inputs, **attrs):
+    """Run one state operation, which writes into the arrays it is given."""
+    op, _ = choose(name, inputs, attrs)
+    record(name, op)
+    with np.errstate(all="ignore"):
+        return op(*inputs, **attrs)
+
+
+def _dtype(name, inputs):
+    return inputs[0].dtype if TABLE[name].result == "first" else arrays.result_dtype(*inputs)
+
+
+def _cast(x, dtype):
+    """Floating arrays in `dtype`; everything else as it is."""
+    if dtype is None or x is None or not hasattr(x, "dtype") or not arrays.is_float(x):
+        return x
+    return x.astype(dtype, copy=False)
+
+
+def _upcast(x):
+    return None if x is None else _cast(x, arrays.compute_dtype(x.dtype))
+
+
+# --- what ran, and why ----------------------------------------
+
+
+def record(name, op):
+    log = _log.get()
+    if log is not None:
+        log.append((name, getattr(op, "backend", "reference")))
+
+
+@contextlib.contextmanager
+def recording():
+    """`with recording() as log:` collects (operation, backend) of everything that runs inside."""
+    log: list = []
+    token = _log.set(log)
+    try:
+        yield log
+    finally:
+        _log.reset(token)
+
+
+def explain(subject, *inputs, **attrs):
+    """What runs, and why not the other.
+
+    explain("conv2d") or explain("conv2d", x, w, ...): a sentence on one operation, with arguments a definite one.
+    explain(trainer): {operation: {backend: how many times}} over one training step; the trainer's state is put back.
+    """
+    if not isinstance(subject, str):
+        return _explain_step(subject)
+    if subject not in TABLE:
+        raise ValueError(f"explain: operation is {subject!r}, should be one of {', '.join(sorted(TABLE))}")
+    if inputs:
+        values = [getattr(x, "data", x) if not hasattr(x, "__array_interface__") else x for x in inputs]
+        op, why = choose(subject, values, attrs)
+        return f"{subject}: {getattr(op, 'backend', 'reference')} ({why})"
+    row = TABLE[subject]
+    words = []
+    for device in ("cpu", "cuda"):
+        kernel = row.kernels.get(device, "reference: no kernel is written for it")
+        words.append(f"{device} {kernel.where if isinstance(kernel, Kernel) else kernel}")
+    return f"{subject}: " + "; ".join(words)
+
+
+def _explain_step(trainer):
+    before = {name: array.copy() for name, array in trainer.state().items()}
+    with recording() as log:
+        trainer.feed(next(trainer.batches("train")))
+        trainer.update()
+    trainer.load_state(before)
+    table: dict[str, Counter] = {}
+    for name, backend in log:
+        table.setdefault(name, Counter())[backend] += 1
+    return {name: dict(count) for name, count in sorted(table.items())}

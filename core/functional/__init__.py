@@ -1,0 +1,79 @@
+"""The public functions: they check their arguments, and each builds one operation.
+
+    import core.functional as F
+
+Arguments are Tensors or arrays; names, options and defaults are PyTorch's, with `axis` for `dim`. Images are
+(N, H, W, C). Every function raises ValueError, TypeError or IndexError with the argument's name, what it was and what
+it should be. What an operation computes is written in core/reference, file by file.
+"""
+
+from core.functional.attention import attention
+from core.functional.conv import conv2d, conv_transpose2d
+from core.functional.losses import (
+    bce_with_logits,
+    cross_entropy,
+    elbo,
+    gaussian_kl,
+    linear_cross_entropy,
+    log_softmax,
+    reparameterize,
+    softmax,
+)
+from core.functional.norm import add_layer_norm, batch_norm, dropout, layer_norm
+from core.functional.pointwise import (
+    abs,
+    clip,
+    exp,
+    gelu,
+    leaky_relu,
+    log,
+    maximum,
+    minimum,
+    relu,
+    sigmoid,
+    silu,
+    softplus,
+    sqrt,
+    tanh,
+    where,
+)
+from core.functional.shape import broadcast_to, concatenate, embedding, linear, matmul, split
+
+__all__ = [
+    "abs",
+    "add_layer_norm",
+    "attention",
+    "batch_norm",
+    "bce_with_logits",
+    "broadcast_to",
+    "clip",
+    "concatenate",
+    "conv2d",
+    "conv_transpose2d",
+    "cross_entropy",
+    "dropout",
+    "elbo",
+    "embedding",
+    "exp",
+    "gaussian_kl",
+    "gelu",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "linear_cross_entropy",
+    "log",
+    "log_softmax",
+    "matmul",
+    "maximum",
+    "minimum",
+    "relu",
+    "reparameterize",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "split",
+    "sqrt",
+    "tanh",
+    "where",
+]

@@ -1,0 +1,110 @@
+"""Generators: who draws next, and with which numbers.
+
+A Generator is a seed, a `step` (a 0-dimensional array on the device, advanced once a training step, so that a captured
+step draws anew each time it is replayed) and a `draw` (a host integer that counts the draws inside a step). The
+numbers themselves are a pure function of these, see core/reference/random.py.
+"""
+
+import contextlib
+import threading
+from contextvars import ContextVar
+
+import numpy as np
+
+from core import arrays, dispatch
+from core.reference import random as reference
+
+
+class Generator:
+    """Generator(seed, device): a stream of random draws. `with generator:` makes it the current one."""
+
+    def __init__(self, seed: int = 0, device: str = "cpu"):
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+            raise ValueError(f"Generator: seed is {seed!r}, should be an integer in [0, 2^64)")
+        self.seed, self.draw = int(seed), 0
+        self.xp = arrays.module_for(device)
+        self.step = self.xp.zeros((), np.int64)
+        self._tokens: list = []
+
+    def next(self) -> dict:
+        """The arguments of the next draw: seed, draw and the step array."""
+        draw, self.draw = self.draw, self.draw + 1
+        return {"seed": self.seed, "draw": draw, "step": self.step}
+
+    def advance_(self):
+        """End a training step: draws restart at 0 under the next step number."""
+        dispatch.run_("advance_", self.step)
+        self.draw = 0
+
+    def __enter__(self):
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(self, *error):
+        _current.reset(self._tokens.pop())
+
+
+_default = Generator()
+_lock = threading.Lock()
+_current: ContextVar[Generator | None] = ContextVar("generator", default=None)
+_draws: ContextVar[list | None] = ContextVar("draws", default=None)
+
+
+def manual_seed(seed: int) -> Generator:
+    """Restart the default generator from `seed`, and return it."""
+    global _default
+    with _lock:
+        _default = Generator(seed)
+    return _default
+
+
+def current() -> Generator:
+    return _current.get() or _default
+
+
+@contextlib.contextmanager
+def record():
+    """`with core.random.record() as draws:` collects every draw made inside, in order, as arrays.
+
+    Dropout masks are boolean (True = kept), normals and uniforms floating: enough to feed a PyTorch twin."""
+    draws: list = []
+    token = _draws.set(draws)
+    try:
+        yield draws
+    finally:
+        _draws.reset(token)
+
+
+def _recorded(x):
+    draws = _draws.get()
+    if draws is not None:
+        draws.append(x)
+    return x
+
+
+def normal(shape, dtype=np.float32):
+    """Standard normals of the current generator, as an array of `shape`."""
+    return _recorded(reference.normal(shape, **current().next(), dtype=dtype))
+
+
+def uniform(shape, dtype=np.float32):
+    """Uniform numbers in [0, 1) of the current generator, as an array of `shape`."""
+    return _recorded(reference.uniform(shape, **current().next(), dtype=dtype))
+
+
+def dropout_draw(shape, p: float, mask=None):
+    """What an operation with dropout needs: (mask or None, step or None, {"seed", "draw"}).
+
+    The mask is left to the operation, which may draw it in registers, unless it is given or draws are recorded."""
+    if mask is not None or p == 0:
+        return mask, None, {"seed": 0, "draw": 0}
+    key = current().next()
+    if _draws.get() is not None:
+        mask = _recorded(reference.keep_mask(shape, p, **key))
+    return mask, key.pop("step"), key
+
+
+def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    """A shuffle of range(n) that depends on (seed, epoch) alone: the order of one epoch's examples, on the host."""
+    keys = reference.words(2 * n, seed, 0xFFFFFFFF, np.asarray(epoch)).view(np.uint64)  # a draw no step reaches
+    return np.argsort(keys, kind="stable")

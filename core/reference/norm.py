@@ -1,0 +1,130 @@
+"""Normalisation: layer norm (Ba et al. 2016) over the last axis, batch norm (Ioffe & Szegedy 2015) over all others.
+
+With x^ = (x - mean) / sqrt(var + eps) and y = x^ w + b, both have the same input gradient, the means being taken over
+the axes that were normalised:
+
+    g = dy w;   dx = rstd (g - mean(g) - x^ mean(g x^))
+
+The variance always comes from centred values, never from E[x^2] - E[x]^2, which cancels.
+"""
+
+from core.arrays import array_module, total
+from core.op import Op
+from core.reference import random
+from core.reference.pointwise import activate, activate_backward
+
+
+def _mean(x, axes):
+    n = 1
+    for a in axes:
+        n *= x.shape[a]
+    return total(x, axes, keepdims=True) / array_module(x).asarray(n, x.dtype)
+
+
+def _normalise(x, axes, eps):
+    """(x^, mean, var, rstd) over `axes`, all with those axes kept as ones."""
+    mean = _mean(x, axes)
+    centred = x - mean
+    var = _mean(centred * centred, axes)
+    rstd = 1 / array_module(x).sqrt(var + eps)
+    centred *= rstd
+    return centred, mean, var, rstd
+
+
+def _affine(xhat, w, b):
+    y = xhat if w is None else xhat * w
+    return y if b is None else y + b
+
+
+def _normalise_backward(g, xhat, rstd, axes):
+    dx = g - _mean(g, axes)
+    dx -= xhat * _mean(g * xhat, axes)
+    dx *= rstd
+    return dx
+
+
+def _affine_backward(xhat, w, dy, needs):
+    """(gradient of x^, dw, db), for weights over the last axis."""
+    leading = tuple(range(dy.ndim - 1))
+    dw = total(dy * xhat, leading) if needs[0] else None
+    db = total(dy, leading) if needs[1] else None
+    return dy if w is None else dy * w, dw, db
+
+
+# --- layer norm ----------------------------------------
+
+
+def _layer_norm(x, w, b, *, eps):
+    xhat, _, _, rstd = _normalise(x, (x.ndim - 1,), eps)
+    return _affine(xhat, w, b), (xhat, rstd, w)
+
+
+def _layer_norm_backward(saved, dy, needs, *, eps):
+    xhat, rstd, w = saved
+    g, dw, db = _affine_backward(xhat, w, dy, needs[1:])
+    return _normalise_backward(g, xhat, rstd, (dy.ndim - 1,)) if needs[0] else None, dw, db
+
+
+def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw):
+    """r = residual + dropout(x);  (layer_norm(r), r): what every pre-norm block does between two branches."""
+    x, dropped = random.dropout.forward(x, mask, step, p=dropout_p, seed=seed, draw=draw)
+    r = x + residual
+    y, normed = _layer_norm(r, w, b, eps=eps)
+    return (y, r), (dropped, normed)
+
+
+def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
+    (dropped, normed), (dy, dr) = saved, dys
+    g, dw, db = (None, None, None)
+    if dy is not None:
+        g, dw, db = _layer_norm_backward(normed, dy, (True, *needs[2:4]), eps=eps)
+        dr = g if dr is None else g + dr
+    dx = random.dropout.backward(dropped, dr, (needs[0],), p=dropout_p, seed=seed, draw=draw)[0]
+    return dx, dr, dw, db, None, None
+
+
+# --- batch norm ----------------------------------------
+
+
+def _batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, seed, draw):
+    """Training: normalise by the batch, then activate, then drop. Returns (y, mean, biased variance)."""
+    xhat, mean, var, rstd = _normalise(x, tuple(range(x.ndim - 1)), eps)
+    y, activated = activate(act, _affine(xhat, w, b), negative_slope)
+    y, dropped = random.dropout.forward(y, mask, step, p=dropout_p, seed=seed, draw=draw)
+    return (y, mean.reshape(-1), var.reshape(-1)), (xhat, rstd, w, activated, dropped)
+
+
+def _batch_norm_backward(saved, dys, needs, *, eps, act, negative_slope, dropout_p, seed, draw):
+    xhat, rstd, w, activated, dropped = saved
+    dy = random.dropout.backward(dropped, dys[0], (True,), p=dropout_p, seed=seed, draw=draw)[0]
+    dy = activate_backward(act, activated, dy, negative_slope)
+    g, dw, db = _affine_backward(xhat, w, dy, needs[1:])
+    dx = _normalise_backward(g, xhat, rstd, tuple(range(dy.ndim - 1))) if needs[0] else None
+    return dx, dw, db, None, None
+
+
+def _batch_norm_eval(x, mean, var, w, b, *, eps, act, negative_slope):
+    rstd = 1 / array_module(x).sqrt(var + eps)
+    xhat = (x - mean) * rstd
+    y, activated = activate(act, _affine(xhat, w, b), negative_slope)
+    return y, (xhat, rstd, w, activated)
+
+
+def _batch_norm_eval_backward(saved, dy, needs, *, eps, act, negative_slope):
+    xhat, rstd, w, activated = saved
+    dy = activate_backward(act, activated, dy, negative_slope)
+    g, dw, db = _affine_backward(xhat, w, dy, needs[3:])
+    return g * rstd if needs[0] else None, None, None, dw, db
+
+
+def running_stats_(running_mean, running_var, mean, var, *, momentum, count):
+    """Move the running statistics by `momentum` towards the batch's; the variance kept is the unbiased one."""
+    for running, now in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
+        running *= 1 - momentum
+        running += now.astype(running.dtype) * momentum
+
+
+layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward)
+add_layer_norm = Op("add_layer_norm", _add_layer_norm, _add_layer_norm_backward)
+batch_norm = Op("batch_norm", _batch_norm, _batch_norm_backward)
+batch_norm_eval = Op("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_backward)

@@ -1,0 +1,54 @@
+"""Optimiser steps, in place on the parameters and moments they are given, with PyTorch's semantics.
+
+lr and step are 0-dimensional arrays on the device, so that a captured step reads new values when it is replayed.
+
+    Adam (Kingma & Ba 2015):   m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
+                               p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
+    AdamW (Loshchilov & Hutter 2019) shrinks p by lr * decay first; Adam adds decay * p to g.
+"""
+
+from core.arrays import array_module
+
+
+def adam_(params, grads, ms, vs, lr, step, *, betas, eps, weight_decay, decoupled):
+    """One step on lists of parameters; `step` counts this one already. Where a gradient is None nothing moves."""
+    b1, b2 = betas
+    for p, g, m, v in zip(params, grads, ms, vs):
+        if g is None:
+            continue
+        xp = array_module(p)
+        dtype = m.dtype.type
+        rate = (lr / (1 - b1**step)).astype(dtype)
+        root = xp.sqrt(1 - b2**step).astype(dtype)
+        if weight_decay and decoupled:
+            p *= (1 - lr * weight_decay).astype(dtype)
+        elif weight_decay:
+            g = g + weight_decay * p
+        m += (g - m) * dtype(1 - b1)
+        v *= dtype(b2)
+        v += g * g * dtype(1 - b2)
+        p -= rate * m / (xp.sqrt(v) / root + dtype(eps))
+
+
+def sgd_(params, grads, buffers, lr, *, momentum, weight_decay, nesterov):
+    """One step of gradient descent; buffers that start at zero make the first step's momentum g itself, as in torch."""
+    for p, g, b in zip(params, grads, buffers):
+        if g is None:
+            continue
+        if weight_decay:
+            g = g + weight_decay * p
+        if momentum:
+            b *= momentum
+            b += g
+            g = g + momentum * b if nesterov else b
+        p -= lr.astype(p.dtype) * g
+
+
+def clip_grad_norm_(grads, *, max_norm):
+    """Scale all gradients in place so that their joint 2-norm is at most max_norm; returns the norm before."""
+    xp = array_module(*grads)
+    norm = xp.sqrt(sum(xp.square(g.astype(xp.float64)).sum() for g in grads))
+    factor = xp.minimum(max_norm / (norm + 1e-6), 1)
+    for g in grads:
+        g *= factor.astype(g.dtype)
+    return norm

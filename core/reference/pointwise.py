@@ -1,0 +1,175 @@
+"""Elementwise operations, as a table: the value, then one gradient rule per input.
+
+A rule gets `xp`, then `dy`, the result `y` and the inputs (None where `saves` leaves them out), then the attributes.
+Rules know nothing of broadcasting or dtypes: `_op` broadcasts forward and applies `unbroadcast` once for all of them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from core.arrays import array_module, is_cupy, is_float, unbroadcast
+from core.op import Op
+
+
+class Rule(NamedTuple):
+    value: Callable  # (xp, *inputs, **attrs) -> y
+    grads: tuple  # per input: (xp, dy, y, *inputs, **attrs) -> gradient, or None for an input without one
+    saves: str = ""  # what the gradients read: "x" the inputs, "y" the result
+
+
+def erf(x):
+    if is_cupy(x):
+        from cupyx.scipy.special import erf as special_erf
+    else:
+        from scipy.special import erf as special_erf
+    return special_erf(x)
+
+
+def _sigmoid(xp, x):
+    e = xp.exp(-abs(x))  # never overflows
+    return xp.where(x >= 0, 1, e) / (1 + e)
+
+
+def _softplus(xp, x):
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-abs(x)))
+
+
+def _pow_x(xp, dy, z, x, y):
+    return xp.where(y == 0, 0, dy * y * x ** xp.where(y == 0, 1, y - 1))
+
+
+def _pow_y(xp, dy, z, x, y):
+    return xp.where((x == 0) & (y >= 0), 0, dy * z * xp.log(x))
+
+
+def _share(xp, dy, mine, other, won):
+    """max and min give the gradient to the winner, and half to each at a tie, as torch does."""
+    return dy * xp.where(mine == other, dy.dtype.type(0.5), won)
+
+
+def _clip_dx(xp, dy, y, x, *, low, high):
+    inside = xp.ones(x.shape, bool)
+    if low is not None:
+        inside &= x >= low
+    if high is not None:
+        inside &= x <= high
+    return dy * inside
+
+
+TANH_GELU = (0.7978845608028654, 0.044715)  # sqrt(2/pi), and the cubic's coefficient (Hendrycks & Gimpel 2016)
+
+
+def _gelu_tanh(xp, x):
+    a, b = TANH_GELU
+    return 0.5 * x * (1 + xp.tanh(a * (x + b * x * x * x)))
+
+
+def _gelu_tanh_dx(xp, dy, y, x):
+    a, b = TANH_GELU
+    t = xp.tanh(a * (x + b * x * x * x))
+    return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * a * (1 + 3 * b * x * x))
+
+
+# fmt: off
+RULES = {
+    # two inputs
+    "add":        Rule(lambda xp, x, y: x + y, (lambda xp, dy, z, x, y: dy, lambda xp, dy, z, x, y: dy)),
+    "sub":        Rule(lambda xp, x, y: x - y, (lambda xp, dy, z, x, y: dy, lambda xp, dy, z, x, y: -dy)),
+    "mul":        Rule(lambda xp, x, y: x * y, (lambda xp, dy, z, x, y: dy * y, lambda xp, dy, z, x, y: dy * x), "x"),
+    "div":        Rule(lambda xp, x, y: x / y,
+                       (lambda xp, dy, z, x, y: dy / y, lambda xp, dy, z, x, y: -dy * z / y), "xy"),
+    "pow":        Rule(lambda xp, x, y: x ** y, (_pow_x, _pow_y), "xy"),
+    "maximum":    Rule(lambda xp, x, y: xp.maximum(x, y), (lambda xp, dy, z, x, y: _share(xp, dy, x, y, x > y),
+                                                           lambda xp, dy, z, x, y: _share(xp, dy, y, x, y > x)), "x"),
+    "minimum":    Rule(lambda xp, x, y: xp.minimum(x, y), (lambda xp, dy, z, x, y: _share(xp, dy, x, y, x < y),
+                                                           lambda xp, dy, z, x, y: _share(xp, dy, y, x, y < x)), "x"),
+    "where":      Rule(lambda xp, c, x, y: xp.where(c, x, y),
+                       (None, lambda xp, dy, z, c, x, y: xp.where(c, dy, 0),
+                        lambda xp, dy, z, c, x, y: xp.where(c, 0, dy)), "x"),
+    # one input
+    "neg":        Rule(lambda xp, x: -x, (lambda xp, dy, y, x: -dy,)),
+    "abs":        Rule(lambda xp, x: abs(x), (lambda xp, dy, y, x: dy * xp.sign(x),), "x"),
+    "exp":        Rule(lambda xp, x: xp.exp(x), (lambda xp, dy, y, x: dy * y,), "y"),
+    "log":        Rule(lambda xp, x: xp.log(x), (lambda xp, dy, y, x: dy / x,), "x"),
+    "sqrt":       Rule(lambda xp, x: xp.sqrt(x), (lambda xp, dy, y, x: dy / (2 * y),), "y"),
+    "tanh":       Rule(lambda xp, x: xp.tanh(x), (lambda xp, dy, y, x: dy * (1 - y * y),), "y"),
+    "sigmoid":    Rule(_sigmoid, (lambda xp, dy, y, x: dy * y * (1 - y),), "y"),
+    "softplus":   Rule(_softplus, (lambda xp, dy, y, x: dy * _sigmoid(xp, x),), "x"),
+    "silu":       Rule(lambda xp, x: x * _sigmoid(xp, x),
+                       (lambda xp, dy, y, x: dy * _sigmoid(xp, x) * (1 + x * _sigmoid(xp, -x)),), "x"),
+    "relu":       Rule(lambda xp, x: xp.maximum(x, 0), (lambda xp, dy, y, x: dy * (y > 0),), "y"),
+    "leaky_relu": Rule(lambda xp, x, negative_slope: xp.where(x > 0, x, x * negative_slope),
+                       (lambda xp, dy, y, x, negative_slope: xp.where(x > 0, dy, dy * negative_slope),), "x"),
+    "gelu_tanh":  Rule(_gelu_tanh, (_gelu_tanh_dx,), "x"),
+    "clip":       Rule(lambda xp, x, low, high: xp.clip(x, low, high), (_clip_dx,), "x"),
+}
+# fmt: on
+
+FLOAT_FUNCTIONS = {"div", "exp", "log", "sqrt", "tanh", "sigmoid", "softplus", "silu", "gelu", "gelu_tanh"}
+
+
+def _op(name: str, rule: Rule) -> Op:
+    """One row of the table as an operation."""
+
+    def forward(*xs, **attrs):
+        xp = array_module(*xs)
+        if name in FLOAT_FUNCTIONS and not any(is_float(x) for x in xs):
+            xs = tuple(x.astype(xp.float32) for x in xs)  # a bare integer operand becomes float32
+        shapes = tuple(x.shape for x in xs)
+        try:
+            y = xp.asarray(rule.value(xp, *xs, **attrs))
+        except ValueError:
+            raise ValueError(f"{name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None
+        return y, (shapes, y if "y" in rule.saves else None, xs if "x" in rule.saves else (None,) * len(xs))
+
+    def backward(saved, dy, needs, **attrs):
+        shapes, y, xs = saved
+        xp = array_module(dy)
+        return tuple(
+            unbroadcast(xp.asarray(grad(xp, dy, y, *xs, **attrs)), shape) if need and grad is not None else None
+            for need, grad, shape in zip(needs, rule.grads, shapes)
+        )
+
+    return Op(name, forward, backward)
+
+
+# GELU (Hendrycks & Gimpel 2016): x times the normal distribution function. It saves that factor, since erf is dear.
+
+
+def _gelu_forward(x):
+    x = x if is_float(x) else x.astype("float32")
+    cdf = erf(x * 0.7071067811865476)
+    cdf += 1
+    cdf *= 0.5
+    return x * cdf, (x, cdf)
+
+
+def _gelu_backward(saved, dy, needs):
+    x, cdf = saved
+    slope = array_module(x).exp(-0.5 * x * x)  # the normal density, times sqrt(2 pi)
+    slope *= x * 0.3989422804014327
+    slope += cdf
+    return (dy * slope,)
+
+
+OPS = {name: _op(name, rule) for name, rule in RULES.items()}
+OPS["gelu"] = Op("gelu", _gelu_forward, _gelu_backward)
+
+# --- the activation at the end of a fused operation ----------------------------------------
+
+ACTIVATIONS = (None, "relu", "leaky_relu", "gelu", "gelu_tanh", "tanh")
+
+
+def activate(act, x, negative_slope):
+    """(act(x), saved), as the last step of linear, conv2d, conv_transpose2d and batch_norm."""
+    if act is None:
+        return x, ()
+    return OPS[act].forward(x, **_slope(act, negative_slope))
+
+
+def activate_backward(act, saved, dy, negative_slope):
+    return dy if act is None else OPS[act].backward(saved, dy, (True,), **_slope(act, negative_slope))[0]
+
+
+def _slope(act, negative_slope):
+    return {"negative_slope": negative_slope} if act == "leaky_relu" else {}
