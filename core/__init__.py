@@ -4,7 +4,7 @@
 # core/functional.py (the public functions), core/nn.py and core/optim.py.
 """
 
-from core import functional, random
+from core import checkpoint, functional, interop, nn, optim, random
 from core.dispatch import KernelLimit, explain, use
 from core.random import Generator, manual_seed
 from core.tensor import Tensor, from_dlpack, no_grad
@@ -13,11 +13,15 @@ __all__ = [
     "Generator",
     "KernelLimit",
     "Tensor",
+    "checkpoint",
     "explain",
     "from_dlpack",
     "functional",
+    "interop",
     "manual_seed",
+    "nn",
     "no_grad",
+    "optim",
     "random",
     "use",
 ]

@@ -114,7 +114,7 @@ class Tensor:
         """Write `array` into this tensor's memory, whose address stays the same."""
         if array.shape != self.shape:
             raise ValueError(f"assign_: array has shape {array.shape}, should be {self.shape}")
-        self.data[...] = array
+        self.data[...] = arrays.array_module(self.data).asarray(array)
         return self.bump_()
 
     def bump_(self) -> "Tensor":

@@ -19,7 +19,7 @@ from core.arrays import array_module, total
 from core.op import Op
 from core.reference.pointwise import activate, activate_backward
 
-BLOCK = 1 << 20  # elements packed at once (4 MB of float32), so that a block is still in cache when it is multiplied
+BLOCK = 1 << 19  # elements packed at once (2 MB of float32), so that a block is still in cache when it is multiplied
 
 
 def _pad(x, ph, pw):

@@ -1,0 +1,38 @@
+# Every target makes the environment it needs, .venv, from the lock; nothing is installed outside the checkout.
+PYTHON := $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(p))))
+RUN := .venv/bin/python
+
+.PHONY: help demo test test-all clean
+help:
+	@echo "make demo      train a GAN, a VAE and a GPT in front of you, then open runs/demo/index.html"
+	@echo "make test      the test suite"
+	@echo "make test-all  the same and everything that takes longer"
+
+.venv/base: locks/base.txt
+	@if [ -z "$(PYTHON)" ]; then echo "Assay needs Python 3.11 or 3.12 (with venv); neither was found"; exit 1; fi
+	@[ -x $(RUN) ] || $(PYTHON) -m venv .venv
+	@echo "installing what the models need into .venv ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r locks/base.txt
+	@touch $@
+
+.venv/test: .venv/base locks/test.txt
+	@echo "installing what the tests need into .venv ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r locks/test.txt
+	@touch $@
+
+demo: .venv/base
+	@$(RUN) -m models.demo
+
+test: .venv/test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest -m "not full" --durations=10
+
+test-all: .venv/test
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest --durations=25
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache

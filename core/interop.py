@@ -1,0 +1,29 @@
+"""Weights to and from PyTorch's layouts, without importing torch: both sides are arrays here.
+
+Names agree already. Layouts differ for 4-dimensional weights only: ours are (KH, KW, Cin, Cout) for conv2d and
+(KH, KW, Cout, Cin) for conv_transpose2d; PyTorch's are (Cout, Cin, KH, KW) and (Cin, Cout, KH, KW). One permutation,
+which swaps the two pairs and the members of the channel pair, serves both.
+"""
+
+import numpy as np
+
+
+def to_torch(array):
+    """One of our weights in PyTorch's layout, contiguous."""
+    return np.ascontiguousarray(array.transpose(3, 2, 0, 1)) if array.ndim == 4 else array
+
+
+def from_torch(array):
+    """One of PyTorch's weights in our layout, contiguous."""
+    return np.ascontiguousarray(array.transpose(2, 3, 1, 0)) if array.ndim == 4 else array
+
+
+def to_torch_state_dict(state: dict) -> dict:
+    """Our state_dict as PyTorch's, still NumPy arrays (torch.from_numpy makes tensors of them)."""
+    return {name: to_torch(a) for name, a in state.items()}
+
+
+def from_torch_state_dict(state: dict) -> dict:
+    """PyTorch's state_dict (tensors or arrays) as ours, without batch norm's step counters."""
+    arrays = {name: np.asarray(a) for name, a in state.items() if not name.endswith("num_batches_tracked")}
+    return {name: from_torch(a) for name, a in arrays.items()}

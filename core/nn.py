@@ -1,0 +1,266 @@
+"""Modules: parameters with names, and the layers that hold them.
+
+A module's parameters, buffers and children are its attributes, found in the order in which they were set, so the names
+in `state_dict` are the attribute names joined by dots ("blocks.0.attn.q.weight"), as in PyTorch. Default initial values
+are PyTorch's too, drawn from the current generator on its device; the models set their own where the papers do.
+
+# next: models/gan.py
+"""
+
+import contextlib
+import math
+
+import numpy as np
+
+import core.functional as F
+from core import random
+from core.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that training changes."""
+
+    __slots__ = ()
+
+    def __init__(self, array):
+        super().__init__(array, requires_grad=True)
+
+
+class Module:
+    """Base of all layers and models: set Parameters, Tensors (buffers) and Modules (or lists of them) as attributes."""
+
+    training = True
+
+    def forward(self, *args, **options):
+        raise TypeError(f"{type(self).__name__} has no forward of its own")
+
+    def __call__(self, *args, **options):
+        return self.forward(*args, **options)
+
+    def children(self):
+        """(name, module) of every direct child; the members of a list are called name.0, name.1, ..."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list | tuple):
+                yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
+
+    def modules(self):
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def named_tensors(self, prefix=""):
+        """(name, tensor) of every parameter and buffer, the module's own first."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                yield prefix + name, value
+        for name, child in self.children():
+            yield from child.named_tensors(f"{prefix}{name}.")
+
+    def named_parameters(self) -> dict:
+        """{name: Parameter}; a parameter that is shared (a tied table) comes once, under its first name."""
+        found: dict = {}
+        for name, t in self.named_tensors():
+            if isinstance(t, Parameter) and not any(t is u for u in found.values()):
+                found[name] = t
+        return found
+
+    def parameters(self) -> list:
+        return list(self.named_parameters().values())
+
+    def state_dict(self) -> dict:
+        """{name: array} of parameters and buffers: the arrays themselves, not copies."""
+        return {name: t.data for name, t in self.named_tensors()}
+
+    def load_state_dict(self, arrays: dict):
+        """Write `arrays` into the module's own memory. Nothing is written unless names, shapes and dtypes all fit."""
+        own = dict(self.named_tensors())
+        if own.keys() != arrays.keys():
+            missing, extra = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
+            raise ValueError(f"load_state_dict: missing {missing or 'none'}, unexpected {extra or 'none'}")
+        for name, t in own.items():
+            a = arrays[name]
+            if (a.shape, a.dtype) != (t.shape, t.dtype):
+                raise ValueError(
+                    f"load_state_dict: {name} is {a.dtype} of shape {a.shape}, should be {t.dtype} of {t.shape}"
+                )
+        for name, t in own.items():
+            t.assign_(arrays[name])
+
+    def train(self, mode: bool = True):
+        """Dropout drops and batch norm uses the batch's statistics (mode True), or neither does (False)."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self):
+        return self.train(False)
+
+    def zero_grad(self):
+        for p in self.parameters():
+            p.grad = None
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """`with model.frozen():` gradients pass through the module, but its parameters get none."""
+        parameters = self.parameters()
+        for p in parameters:
+            p.requires_grad = False
+        try:
+            yield self
+        finally:
+            for p in parameters:
+                p.requires_grad = True
+
+
+def uniform(shape, bound: float) -> Parameter:
+    """A parameter drawn evenly from [-bound, bound)."""
+    return Parameter((random.uniform(shape) * 2 - 1) * np.float32(bound))
+
+
+def normal(shape, std: float) -> Parameter:
+    """A parameter drawn from N(0, std^2)."""
+    return Parameter(random.normal(shape) * np.float32(std))
+
+
+def zeros(shape) -> Parameter:
+    return Parameter(random.current().xp.zeros(shape, np.float32))
+
+
+def ones(shape) -> Parameter:
+    return Parameter(random.current().xp.ones(shape, np.float32))
+
+
+def _fan_in(weight_shape, fan_in, bias, channels):
+    """PyTorch's default: weight and bias from [-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = 1 / math.sqrt(fan_in)
+    return uniform(weight_shape, bound), uniform((channels,), bound) if bias else None
+
+
+class Linear(Module):
+    """act(x @ weight.T + bias): x (..., d_in) -> (..., d_out); weight (d_out, d_in)."""
+
+    def __init__(self, d_in, d_out, bias=True, *, act=None):
+        self.weight, self.bias = _fan_in((d_out, d_in), d_in, bias, d_out)
+        self.act = act
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias, act=self.act)
+
+
+class Conv2d(Module):
+    """(N, H, W, c_in) -> (N, OH, OW, c_out); weight (K, K, c_in, c_out). Options as F.conv2d's."""
+
+    def __init__(self, c_in, c_out, kernel, bias=True, **options):
+        self.weight, self.bias = _fan_in((kernel, kernel, c_in, c_out), kernel * kernel * c_in, bias, c_out)
+        self.options = options
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, self.bias, **self.options)
+
+
+class ConvTranspose2d(Module):
+    """(N, H, W, c_in) -> (N, OH, OW, c_out); weight (K, K, c_out, c_in). Options as F.conv_transpose2d's."""
+
+    def __init__(self, c_in, c_out, kernel, bias=True, **options):
+        self.weight, self.bias = _fan_in((kernel, kernel, c_out, c_in), kernel * kernel * c_out, bias, c_out)
+        self.options = options
+
+    def forward(self, x):
+        return F.conv_transpose2d(x, self.weight, self.bias, **self.options)
+
+
+class BatchNorm(Module):
+    """Batch norm over the last axis (channels), then `act`, then dropout: options as F.batch_norm's."""
+
+    def __init__(self, channels, momentum=0.1, eps=1e-5, **options):
+        self.weight, self.bias = ones(channels), zeros(channels)
+        xp = random.current().xp
+        self.running_mean = Tensor(xp.zeros(channels, np.float32))
+        self.running_var = Tensor(xp.ones(channels, np.float32))
+        self.momentum, self.eps, self.options = momentum, eps, options
+
+    def forward(self, x):
+        statistics = (self.running_mean, self.running_var)
+        return F.batch_norm(
+            x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps, **self.options
+        )
+
+
+class LayerNorm(Module):
+    """Layer norm over the last axis, of length d."""
+
+    def __init__(self, d, eps=1e-5):
+        self.weight, self.bias, self.eps = ones(d), zeros(d), eps
+
+    def forward(self, x):
+        return F.layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+    def after_add(self, x, residual, dropout_p=0.0):
+        """(layer_norm(r), r) with r = residual + dropout(x), in one operation."""
+        p = dropout_p if self.training else 0.0
+        return F.add_layer_norm(x, residual, self.weight, self.bias, eps=self.eps, dropout_p=p)
+
+
+class Embedding(Module):
+    """Integers (...) in [0, count) -> (..., d), rows of weight (count, d); initial values N(0, 1)."""
+
+    def __init__(self, count, d, std=1.0):
+        self.weight = normal((count, d), std)
+
+    def forward(self, ids):
+        return F.embedding(ids, self.weight)
+
+
+class Dropout(Module):
+    def __init__(self, p=0.5):
+        self.p = p
+
+    def forward(self, x):
+        return F.dropout(x, self.p, self.training)
+
+
+class MultiHeadAttention(Module):
+    """Attention in h heads of width d = D / h (Vaswani et al. 2017, section 3.2.2), for self- and cross-attention.
+
+    Keys have no bias: it would add the same number to all scores of a row, which softmax ignores. Values have none
+    either: softmax sums to one, so that it would be part of the output's.
+    """
+
+    def __init__(self, d_model, heads):
+        if d_model % heads:
+            raise ValueError(f"MultiHeadAttention: d_model is {d_model}, should be a multiple of heads = {heads}")
+        self.heads = heads
+        self.q = Linear(d_model, d_model)
+        self.kv = Linear(d_model, 2 * d_model, bias=False)
+        self.out = Linear(d_model, d_model)
+
+    def _split(self, x):
+        b, t, d = x.shape
+        return x.reshape(b, t, self.heads, d // self.heads).transpose(0, 2, 1, 3)  # (B, h, T, d)
+
+    def keys_values(self, memory):
+        """memory (B, Tk, D) -> keys and values, each (B, h, Tk, d)."""
+        kv = self.kv(memory)
+        half = kv.shape[-1] // 2
+        k, v = F.split(kv, (half, half))
+        return self._split(k), self._split(v)
+
+    def forward(self, x, kv=None, **options):
+        """x (B, T, D) attends to itself, or to kv = keys_values(memory); options as F.attention's -> (B, T, D)."""
+        k, v = self.keys_values(x) if kv is None else kv
+        y = F.attention(self._split(self.q(x)), k, v, **options)  # (B, h, T, d)
+        return self.out(y.transpose(0, 2, 1, 3).reshape(x.shape))
+
+
+class Sequential(Module):
+    """Modules one after the other."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x

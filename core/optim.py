@@ -1,0 +1,137 @@
+"""Optimisers and learning-rate schedules, with PyTorch's semantics.
+
+Everything that changes from step to step (moments, step, learning rate) lives in arrays that are allocated once and
+updated in place, and nothing branches on a device value: a captured step can be replayed.
+"""
+
+import numpy as np
+
+from core.arrays import array_module
+from core.dispatch import run_
+
+
+class Optimizer:
+    """Base: named parameters, a step count and a learning rate.
+
+    parameters: {name: Parameter}; lr: a number, or a schedule, a function of the number of steps already taken.
+    """
+
+    def __init__(self, parameters: dict, lr):
+        if not parameters:
+            raise ValueError(f"{type(self).__name__}: parameters is empty, should hold one or more")
+        self.parameters = parameters
+        xp = array_module(*(p.data for p in parameters.values()))
+        self.steps = xp.zeros((), np.int64)
+        self.lr = xp.zeros((), np.float64)
+        self.schedule = lr if callable(lr) else lambda step: lr
+        self.moments: dict = {}  # suffix -> {name: array}
+
+    def moment(self, suffix):
+        """One array of zeros per parameter, saved as <name>.<suffix>."""
+        xp = array_module(self.steps)
+        self.moments[suffix] = {name: xp.zeros_like(p.data) for name, p in self.parameters.items()}
+        return self.moments[suffix]
+
+    def state(self) -> dict:
+        """{key: array}, the arrays themselves: `step`, and `<name>.m`, `<name>.v`."""
+        arrays = {f"{name}.{suffix}": a for suffix, group in self.moments.items() for name, a in group.items()}
+        return {"step": self.steps, **arrays}
+
+    def step(self):
+        """Update every parameter that has a gradient, in place."""
+        self.lr[...] = self.schedule(self.steps)
+        self.steps += 1
+        params = list(self.parameters.values())
+        self._update([p.data for p in params], [p.grad for p in params], *self._moment_lists())
+        for p in params:
+            p.bump_()
+
+    def _moment_lists(self):
+        return [list(group.values()) for group in self.moments.values()]
+
+    def _update(self, params, grads, *moments):
+        raise TypeError(f"{type(self).__name__} has no update of its own")
+
+    def zero_grad(self):
+        for p in self.parameters.values():
+            p.grad = None
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum and L2 penalty (Sutskever et al. 2013), as torch.optim.SGD."""
+
+    def __init__(self, parameters, lr=1e-3, momentum=0.0, weight_decay=0.0, nesterov=False):
+        super().__init__(parameters, lr)
+        if nesterov and not momentum:
+            raise ValueError(f"SGD: momentum is {momentum}, should be above 0 with nesterov")
+        self.options = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        self.moment("m")
+
+    def _update(self, params, grads, ms):
+        run_("sgd_", params, grads, ms, self.lr, **self.options)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015), as torch.optim.Adam: weight decay is an L2 penalty."""
+
+    decoupled = False
+
+    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        super().__init__(parameters, lr)
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError(f"{type(self).__name__}: betas is {betas}, should be two numbers in [0, 1)")
+        self.options = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "decoupled": self.decoupled}
+        self.moment("m"), self.moment("v")
+
+    def _update(self, params, grads, ms, vs):
+        run_("adam_", params, grads, ms, vs, self.lr, self.steps, **self.options)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW."""
+
+    decoupled = True
+
+    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+        super().__init__(parameters, lr, betas, eps, weight_decay)
+
+
+def clip_grad_norm_(parameters, max_norm: float):
+    """Scale the gradients of `parameters` in place so that their joint 2-norm is at most `max_norm`.
+
+    Returns the norm before, a 0-dimensional array; nothing is read from the device."""
+    return run_("clip_grad_norm_", [p.grad for p in parameters if p.grad is not None], max_norm=max_norm)
+
+
+# --- schedules: the learning rate as a function of the steps already taken, without a branch -----------------
+
+
+def constant(lr: float, warmup: int = 0):
+    """Rise in `warmup` steps, lr/warmup first, then stay at `lr`."""
+
+    def schedule(step):
+        return lr * array_module(step).minimum((step + 1) / max(warmup, 1), 1.0)
+
+    return schedule
+
+
+def cosine(lr: float, total: int, warmup: int = 0, floor: float = 0.0):
+    """Rise in `warmup` steps, then fall along half a cosine to `floor` at step `total` (Loshchilov & Hutter 2017)."""
+
+    def schedule(step):
+        xp = array_module(step)
+        done = xp.clip((step - warmup) / max(total - warmup, 1), 0.0, 1.0)
+        rise = xp.minimum((step + 1) / max(warmup, 1), 1.0)
+        return rise * (floor + (lr - floor) * 0.5 * (1 + xp.cos(np.pi * done)))
+
+    return schedule
+
+
+def inverse_sqrt(lr: float, warmup: int):
+    """Rise in `warmup` steps to `lr`, then fall as 1/sqrt(step) (Vaswani et al. 2017, equation 3)."""
+
+    def schedule(step):
+        t = step + 1
+        return lr * array_module(step).minimum(t / warmup, (warmup / t) ** 0.5)
+
+    return schedule

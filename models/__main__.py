@@ -1,0 +1,123 @@
+"""python -m models: train, sample, evaluate."""
+
+import argparse
+import json
+import sys
+import time
+
+from models import MODELS
+from models.pictures import as_text, save_samples
+from models.runs import Run
+from models.train import SAMPLES, resume, train_new
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m models", description="Train, sample and evaluate generative models.")
+    commands = p.add_subparsers(dest="command", required=True)
+
+    t = commands.add_parser("train", help="train a model into a run folder, or continue one")
+    t.add_argument("model", nargs="?", choices=MODELS, help="which model")
+    t.add_argument("--preset", help="demo (default), small (text models) or paper")
+    t.add_argument("--steps", type=_positive, help="steps in all, also with --resume")
+    t.add_argument("--batch", type=_positive, help="examples a step")
+    t.add_argument("--seed", type=int, help="default 0")
+    t.add_argument("--out", help="run folder, default runs/MODEL")
+    t.add_argument("--resume", metavar="DIR", help="continue the run in DIR")
+    t.add_argument("--data", help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs")
+    t.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    t.set_defaults(run=_train)
+
+    s = commands.add_parser("sample", help="generate from a trained run")
+    s.add_argument("run_folder", metavar="RUN")
+    s.add_argument("-n", type=_positive, help="how many")
+    s.add_argument("--prompt", help="text to continue (gpt) or to translate (seq2seq)")
+    s.add_argument("--seed", type=int, default=0)
+    s.add_argument("--out", help="file to write: .png for images, else text; default: texts are printed")
+    s.set_defaults(run=_sample)
+
+    e = commands.add_parser("evaluate", help="figures of merit of a trained run")
+    e.add_argument("run_folder", metavar="RUN")
+    e.set_defaults(run=_evaluate)
+    return p
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"is {value}, should be at least 1")
+    return value
+
+
+def _train(args):
+    if args.resume:
+        fixed = [o for o in ("preset", "batch", "seed", "out", "data") if getattr(args, o) is not None]
+        if fixed:
+            raise ValueError(f"--{fixed[0]} cannot be given with --resume: the run's own settings are used")
+        run, trainer, seconds = resume(args.resume, steps=args.steps, device=args.device)
+        if args.model and args.model != trainer.kind:
+            raise ValueError(f"{args.resume} holds a {trainer.kind} run, not {args.model}")
+    else:
+        if not args.model:
+            raise ValueError(f"name a model ({', '.join(MODELS)}), or a run with --resume")
+        changes = {name: getattr(args, name) for name in ("steps", "batch") if getattr(args, name)}
+        run, trainer, seconds = train_new(
+            args.model,
+            MODELS[args.model],
+            preset=args.preset or "demo",
+            changes=changes,
+            seed=args.seed or 0,
+            out=args.out or f"runs/{args.model}",
+            data_path=args.data,
+            device=args.device,
+        )
+    parameters = sum(p.size for p in trainer.model.parameters())
+    print(f"{trainer.kind}: {parameters:,} parameters, step {trainer.steps}, {seconds:.0f} s, in {run.folder}")
+
+
+def _sample(args):
+    trainer = _trained(args.run_folder)
+    if args.prompt is not None and trainer.kind not in ("gpt", "seq2seq"):
+        raise ValueError(f"--prompt is for gpt and seq2seq, {args.run_folder} holds a {trainer.kind}")
+    if args.prompt is not None and trainer.kind == "seq2seq":
+        samples: object = [trainer.translate(args.prompt)]
+    else:
+        options = {} if args.prompt is None else {"prompt": args.prompt}
+        samples = trainer.sample(args.n or SAMPLES[trainer.kind], seed=args.seed, **options)
+    if args.out or trainer.kind in ("gan", "vae"):
+        print(save_samples(args.out or f"{args.run_folder}/samples/sampled", samples))
+    else:
+        print(as_text(samples), end="")
+
+
+def _evaluate(args):
+    trainer = _trained(args.run_folder)
+    started = time.perf_counter()
+    figures = trainer.evaluate()
+    for name, value in figures.items():
+        print(f"{name:32s} {value:.4f}" if isinstance(value, float) else f"{name:32s} {value}")
+    with open(f"{args.run_folder}/evaluation.json", "w", encoding="utf-8") as f:
+        json.dump({"step": trainer.steps, **figures}, f, indent=2)
+    print(f"step {trainer.steps}, {time.perf_counter() - started:.0f} s")
+
+
+def _trained(folder):
+    run = Run.open(folder)
+    if not run.saved():
+        raise ValueError(f"{folder}: has no checkpoint yet")
+    return run.trainer()
+
+
+def main(arguments=None) -> int:
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

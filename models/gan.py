@@ -1,0 +1,188 @@
+"""A generative adversarial network for 28x28 images (Goodfellow et al. 2014; convolutional as Radford et al. 2016).
+
+A generator turns noise into images, a discriminator tells them from real ones; each is trained against the other:
+
+    discriminator   maximise  log D(x) + log(1 - D(G(z)))
+    generator       maximise  log D(G(z))                 ("non-saturating": its gradient lives while D is winning)
+
+with D = sigmoid(logit), so that both are binary cross entropies on logits. Images lie in [-1, 1], as tanh's do.
+
+N batch, Z latent, C channels. # next: core/functional/conv.py, core/reference/conv.py
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import core.functional as F
+from core import Tensor, nn, no_grad, optim, random
+from models import data
+from models.measures import image_figures
+from models.trainer import Config, Trainer, dataset
+
+LOSSES = ("non_saturating", "minimax", "hinge")
+
+
+@dataclass(frozen=True)
+class GANConfig(Config):
+    channels: int = 32
+    latent: int = 100
+    loss: str = "non_saturating"
+    feature_matching: float = 0.0  # weight of the generator's feature-matching term (Salimans et al. 2016, section 3.1)
+    dropout: float = 0.3
+    slope: float = 0.3
+    lr: float = 1e-3
+    floor: float = 1e-4  # what the learning rate falls to, along half a cosine
+    beta1: float = 0.5
+    batch: int = 64
+    steps: int = 1200
+
+    PRESETS = {
+        "demo": {},
+        "paper": {
+            "channels": 128,
+            "lr": 1e-4,
+            "floor": 1e-4,
+            "beta1": 0.9,
+            "batch": 256,
+            "steps": 11_700,
+        },  # 50 epochs of 60,000
+    }
+
+
+class Generator(nn.Module):
+    """z (N, Z) -> images (N, 28, 28, 1) in [-1, 1]."""
+
+    def __init__(self, config):
+        c = config.channels
+        self.channels = c
+        leaky = {"act": "leaky_relu", "negative_slope": config.slope}
+        self.dense = nn.Linear(config.latent, 49 * c, bias=False)
+        self.norm0 = nn.BatchNorm(49 * c, **leaky)
+        self.up1 = nn.ConvTranspose2d(c, c, 5, bias=False, stride=1, padding=2)
+        self.norm1 = nn.BatchNorm(c, **leaky)
+        self.up2 = nn.ConvTranspose2d(c, c, 5, bias=False, stride=2, padding=2, output_padding=1)
+        self.norm2 = nn.BatchNorm(c, **leaky)
+        self.up3 = nn.ConvTranspose2d(c, c, 5, bias=False, stride=2, padding=2, output_padding=1)
+        self.norm3 = nn.BatchNorm(c, **leaky)
+        self.out = nn.Conv2d(c, 1, 5, bias=False, padding=2, act="tanh")
+
+    def forward(self, z):
+        x = self.norm0(self.dense(z)).reshape(-1, 7, 7, self.channels)  # (N, 7, 7, C)
+        x = self.norm1(self.up1(x))  # (N, 7, 7, C)
+        x = self.norm2(self.up2(x))  # (N, 14, 14, C)
+        x = self.norm3(self.up3(x))  # (N, 28, 28, C)
+        return self.out(x)  # (N, 28, 28, 1)
+
+
+class Discriminator(nn.Module):
+    """Images (N, 28, 28, 1) -> logits (N, 1): above 0 where an image looks real."""
+
+    def __init__(self, config):
+        c = config.channels
+        down = {"stride": 2, "padding": 2, "act": "leaky_relu", "negative_slope": config.slope}
+        self.down1 = nn.Conv2d(1, c, 5, **down)
+        self.down2 = nn.Conv2d(c, c, 5, **down)
+        self.drop = nn.Dropout(config.dropout)
+        self.dense = nn.Linear(49 * c, 1)
+
+    def features(self, x):
+        x = self.drop(self.down1(x))  # (N, 14, 14, C)
+        x = self.drop(self.down2(x))  # (N, 7, 7, C)
+        return x.reshape(len(x), -1)  # (N, 49 C)
+
+    def forward(self, x):
+        return self.dense(self.features(x))  # (N, 1)
+
+
+class GAN(nn.Module):
+    def __init__(self, config):
+        self.generator, self.discriminator = Generator(config), Discriminator(config)
+
+
+def discriminator_loss(real, fake, loss):
+    """Logits of real and generated images -> what the discriminator minimises."""
+    if loss == "hinge":  # Lim & Ye 2017
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return F.bce_with_logits(real, 1.0) + F.bce_with_logits(fake, 0.0)
+
+
+def generator_loss(fake, loss):
+    """Logits of generated images -> what the generator minimises."""
+    if loss == "hinge":
+        return -fake.mean()
+    if loss == "minimax":
+        return -F.bce_with_logits(fake, 0.0)
+    return F.bce_with_logits(fake, 1.0)
+
+
+class GANTrainer(Trainer):
+    """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]."""
+
+    kind, Config, METRICS = "gan", GANConfig, ("d_loss", "g_loss")
+    model: GAN
+
+    def read_data(self, source):
+        return dataset(source, data.Images, data.load_images)
+
+    def build(self):
+        c = self.config
+        if c.loss not in LOSSES:
+            raise ValueError(f"GANConfig: loss is {c.loss!r}, should be one of {', '.join(LOSSES)}")
+        self.model = GAN(c)
+        schedule = optim.cosine(c.lr, c.steps, floor=c.floor)
+        self.optimizers = {
+            name: optim.Adam(part.named_parameters(), schedule, betas=(c.beta1, 0.999))
+            for name, part in (("generator", self.model.generator), ("discriminator", self.model.discriminator))
+        }
+        self.inputs = {"images": self.xp.zeros((c.batch, 28, 28, 1), np.float32)}
+
+    def example(self, index):
+        return (to_signed(self.data.x_train[index]),)
+
+    def test_batches(self):
+        for i in range(0, len(self.data.x_test), self.config.batch):
+            yield (to_signed(self.data.x_test[i : i + self.config.batch]),)
+
+    def train_step(self):
+        real = Tensor(self.inputs["images"])
+        fake = self.model.generator(random.normal((self.config.batch, self.config.latent)))
+        self.losses[0] = self._train_discriminator(real, fake.detach()).data
+        self.losses[1] = self._train_generator(real, fake).data
+
+    def _train_discriminator(self, real, fake):
+        d, optimizer = self.model.discriminator, self.optimizers["discriminator"]
+        loss = discriminator_loss(d(real), d(fake), self.config.loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def _train_generator(self, real, fake):
+        d, optimizer = self.model.discriminator, self.optimizers["generator"]
+        with d.frozen():
+            features = d.features(fake)
+            loss = generator_loss(d.dense(features), self.config.loss)
+            if self.config.feature_matching:
+                with no_grad():
+                    wanted = d.features(real).mean(axis=0)
+                loss = loss + self.config.feature_matching * ((features.mean(axis=0) - wanted) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def sample(self, n: int, seed: int = 0):
+        """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise."""
+        with self.apart(seed):
+            z = random.normal((n, self.config.latent))
+            return (self.model.generator(z).numpy()[..., 0] + 1) / 2
+
+    def evaluate(self) -> dict:
+        """Figures of 200 samples: see models/measures.py."""
+        return image_figures(self.sample(200), self.data)
+
+
+def to_signed(images):
+    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [-1, 1]."""
+    return images[..., None].astype(np.float32) / np.float32(127.5) - 1

@@ -1,0 +1,78 @@
+"""What people would rather look at: grids of images, loss curves, samples of text."""
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+ZOOM = 3  # screen pixels a pixel
+
+
+def grid(images, columns=None):
+    """Images (n, H, W) in [0, 1] side by side as one image, a white line between them."""
+    n, h, w = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = -(-n // columns)
+    sheet = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1), np.float32)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
+        sheet[top : top + h, left : left + w] = image
+    return sheet
+
+
+def save_grid(path, images, columns=None):
+    """Write images (n, H, W) in [0, 1] as a PNG."""
+    sheet = grid(np.clip(images, 0, 1), columns).repeat(ZOOM, 0).repeat(ZOOM, 1)
+    plt.imsave(path, sheet, cmap="gray", vmin=0, vmax=1)
+
+
+def save_samples(path, samples) -> Path:
+    """Write what a trainer's `sample` returned: images as path.png, texts and translations as path.txt."""
+    path = Path(path)
+    if isinstance(samples, np.ndarray):
+        path = path.with_suffix(".png")
+        save_grid(path, samples)
+        return path
+    path = path.with_suffix(".txt")
+    path.write_text(as_text(samples), encoding="utf-8")
+    return path
+
+
+def as_text(samples) -> str:
+    if isinstance(samples[0], tuple):
+        names = ("source", "ours", "reference")
+        samples = ["\n".join(f"{n:<10} {part}" for n, part in zip(names, sample)) for sample in samples]
+        return "\n\n".join(samples) + "\n"
+    return f"\n{'-' * 80}\n".join(s.strip("\n") for s in samples) + "\n"
+
+
+def save_losses(path, lines):
+    """Draw metrics.jsonl: each figure faintly, and its moving average over a fiftieth of the run."""
+    records = [json.loads(line) for line in lines]
+    if not records:
+        return
+    steps = np.array([r["step"] for r in records])
+    names = [n for n in records[0] if n not in ("step", "seconds")]
+    figure, axes = plt.subplots(len(names), 1, figsize=(7, 2.2 * len(names) + 0.6), sharex=True, squeeze=False)
+    width = max(1, len(records) // 50)
+    for axis, name in zip(axes[:, 0], names):
+        values = np.array([r[name] for r in records], np.float64)
+        axis.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        axis.plot(steps[len(steps) - len(smooth) :], smooth, color="tab:blue")
+        low, high = np.percentile(
+            values[len(values) // 10 :], [0, 99.5]
+        )  # the first steps' peak would flatten the rest
+        margin = 0.08 * (high - low) or 1
+        axis.set_ylim(low - margin, high + margin)
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+    axes[-1, 0].set_xlabel("step")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,161 @@
+"""Run folders: what a training run leaves on disk, in an order that survives a crash at any moment.
+
+    config.json              written first: model, preset, config, seed, data, versions, threads
+    tokenizer.json           text models
+    checkpoint.safetensors   the last complete checkpoint;  previous.safetensors  the one before
+    metrics.jsonl            one line a step; cut back to the checkpoint's step on resume
+    samples/  loss.png       pictures or texts along the way, and the curves
+
+One process at a time may write to a folder: it holds a lock that the system releases when it dies.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import threadpoolctl
+
+from core import checkpoint
+from models import MODELS, data, text
+
+FORMAT = 1
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked; the message is one clear line."""
+
+
+class Run:
+    """A run folder, `folder`, and the settings in its config.json, `settings`."""
+
+    def __init__(self, folder, settings: dict):
+        self.folder, self.settings = Path(folder), settings
+        self.checkpoint, self.previous = (self.folder / f"{n}.safetensors" for n in ("checkpoint", "previous"))
+        self.metrics, self.samples = self.folder / "metrics.jsonl", self.folder / "samples"
+        self._lock = None
+
+    @classmethod
+    def open(cls, folder) -> "Run":
+        """A run that was started before."""
+        path = Path(folder) / "config.json"
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{folder}: not a run folder (it has no config.json)") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({error})") from None
+        if not isinstance(settings, dict) or settings.get("format") != FORMAT or settings.get("model") not in MODELS:
+            raise RunError(f"{path}: not the settings of a run that this version knows")
+        return cls(folder, settings)
+
+    @classmethod
+    def create(cls, folder, kind, preset, config, seed, data_path) -> "Run":
+        """A new run; refuses a folder that holds a checkpoint."""
+        settings = {
+            "format": FORMAT,
+            "model": kind,
+            "preset": preset,
+            "config": dataclasses.asdict(config),
+            "seed": seed,
+            "data": describe_data(data_path),
+            "versions": versions(),
+            "threads": threads(),
+        }
+        run = cls(folder, settings)
+        if run.saved():
+            raise RunError(f"{folder}: already holds a run; continue it with --resume {folder}, or name another folder")
+        run.samples.mkdir(parents=True, exist_ok=True)
+        return run
+
+    def write_settings(self):
+        self._write("config.json", json.dumps(self.settings, indent=2))
+
+    def _write(self, name, content: str):
+        checkpoint.write_atomically(self.folder / name, content.encode("utf-8"))
+
+    def saved(self) -> Path | None:
+        """The newest complete checkpoint, or None. Between two renames only `previous` is there."""
+        return next((p for p in (self.checkpoint, self.previous) if p.exists()), None)
+
+    @contextlib.contextmanager
+    def locked(self):
+        """`with run.locked():` refuses if another process writes to this folder."""
+        with open(self.folder / ".lock", "w") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.folder}: another process is training in this folder") from None
+            yield self
+
+    def trainer(self, device="cpu", **changes):
+        """The trainer these settings describe, at its newest checkpoint; `changes` go to its config."""
+        kind, described = MODELS[self.settings["model"]], self.settings["data"]
+        if describe_data(described["path"])["sha256"] != described["sha256"]:
+            raise RunError(f"{described['path'] or 'the carried data'}: changed since {self.folder} was started")
+        try:
+            config = kind.Config(**{**self.settings["config"], **changes})
+        except TypeError as error:
+            raise RunError(f"{self.folder}/config.json: {error}") from None
+        trainer = kind(config, seed=self.settings["seed"], device=device, data=self._data(kind))
+        if self.saved():
+            trainer.load(self.saved())
+        return trainer
+
+    def _data(self, kind):
+        """The data's path, or the text with the tokenizer that the run was started with."""
+        path, saved = self.settings["data"]["path"], self.folder / "tokenizer.json"
+        if not saved.exists():
+            return path
+        load = data.load_pairs if kind.kind == "seq2seq" else data.load_text
+        return dataclasses.replace(load(path), tokenizer=text.from_json(saved.read_text(encoding="utf-8")))
+
+    def write_tokenizer(self, trainer):
+        if hasattr(trainer, "tokenizer"):
+            self._write("tokenizer.json", trainer.tokenizer.to_json())
+
+    def save(self, trainer):
+        trainer.save(self.checkpoint, keep=self.previous)
+
+    def cut_metrics(self, steps: int):
+        """Drop the lines of steps that the checkpoint does not know (and half a line, if the machine died writing)."""
+        kept = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):
+                    if json.loads(line)["step"] <= steps:
+                        kept.append(line)
+        self._write("metrics.jsonl", "".join(line + "\n" for line in kept))
+
+
+def describe_data(path) -> dict:
+    """{"path", "sha256"} of a file, or of a folder's IDX files; the carried data, None, is checked when read."""
+    if path is None:
+        return {"path": None, "sha256": None}
+    path = Path(path)
+    if not path.exists():
+        raise data.DataError(f"{path}: no such file or folder")
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.name.removesuffix(".gz") in data.IDX_FILES)
+    sums = "".join(data.checksum(p) for p in files)
+    return {"path": str(path.resolve()), "sha256": hashlib.sha256(sums.encode()).hexdigest()}
+
+
+def versions() -> dict:
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "scipy", "cupy-cuda13x", "tokenizers", "safetensors"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def threads() -> int:
+    """Threads that the BLAS library uses; part of what makes two runs bit for bit the same."""
+    pools = [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+    return max(pools, default=len(os.sched_getaffinity(0)))

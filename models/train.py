@@ -1,0 +1,95 @@
+"""The training loop: steps, a progress bar, metrics, samples and checkpoints along the way, and a clean end.
+
+A checkpoint is complete before the next step begins and every line of metrics up to it is on disk before it, so a run
+that is killed at any moment continues from the last checkpoint and ends in the same bits.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+from models.pictures import save_losses, save_samples
+from models.runs import Run, RunError, threads
+
+SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
+
+
+def train(run: Run, trainer, *, save_every: int | None = None):
+    """Train to config.steps in `run`; Ctrl-C saves and raises KeyboardInterrupt. Returns the seconds it took."""
+    steps = trainer.config.steps
+    save_every = save_every or max(1, min(500, steps // 5))
+    started = time.perf_counter()
+    run.cut_metrics(trainer.steps)
+    batches = trainer.batches("train")
+    bar = tqdm(total=steps, initial=trainer.steps, desc=trainer.kind, unit="step", dynamic_ncols=True)
+    with bar, open(run.metrics, "a", encoding="utf-8") as log:
+        try:
+            while trainer.steps < steps:
+                began = time.perf_counter()
+                losses = trainer.step(next(batches))
+                _note(run, trainer, losses, time.perf_counter() - began, log, bar)
+                if trainer.steps % save_every == 0 or trainer.steps == steps:
+                    _save(run, trainer, log)
+        except KeyboardInterrupt:
+            _save(run, trainer, log)
+            bar.write(f"stopped at step {trainer.steps}; continue with --resume {run.folder}", file=sys.stderr)
+            raise
+    return time.perf_counter() - started
+
+
+def _note(run, trainer, losses, seconds, log, bar):
+    """One line of metrics, and the bar moves on. A loss that is not finite ends the run before it is saved."""
+    if not all(math.isfinite(v) for v in losses.values()):
+        kept = f"the last checkpoint is {run.saved()}" if run.saved() else "no checkpoint was written yet"
+        raise RunError(f"{trainer.kind}: the loss is not finite at step {trainer.steps} ({losses}); {kept}")
+    log.write(json.dumps({"step": trainer.steps, **losses, "seconds": round(seconds, 5)}) + "\n")
+    bar.set_postfix({**{k: f"{v:.3f}" for k, v in losses.items()}, "per_s": f"{trainer.config.batch / seconds:.0f}"})
+    bar.update()
+
+
+def _save(run, trainer, log):
+    log.flush()
+    os.fsync(log.fileno())
+    run.save(trainer)
+    save_samples(run.samples / f"step_{trainer.steps:06d}", trainer.sample(SAMPLES[trainer.kind]))
+    with open(run.metrics, encoding="utf-8") as lines:
+        save_losses(run.folder / "loss.png", lines)
+
+
+def start(kind, trainer_type, *, preset, changes, seed, out, data_path, device):
+    """Begin a run in folder `out`: (run, trainer). Settings are written before the first step."""
+    config = trainer_type.Config.preset(preset, **changes)
+    run = Run.create(out, kind, preset, config, seed, data_path)
+    trainer = trainer_type(config, seed=seed, device=device, data=data_path)
+    return run, trainer
+
+
+def train_new(kind, trainer_type, **options):
+    """Begin and finish a run; (run, trainer, seconds)."""
+    run, trainer = start(kind, trainer_type, **options)
+    with run.locked():
+        run.write_settings()
+        run.write_tokenizer(trainer)
+        return run, trainer, train(run, trainer)
+
+
+def resume(folder, *, steps=None, device="cpu"):
+    """Continue a run to `steps` in all; (run, trainer, seconds)."""
+    run = Run.open(folder)
+    with run.locked():
+        changes = {} if steps is None else {"steps": steps}
+        trainer = run.trainer(device, **changes)
+        if changes:
+            run.settings["config"]["steps"] = steps
+            run.write_settings()
+        if run.settings["threads"] != threads():
+            print(
+                f"{folder}: begun with {run.settings['threads']} threads, continued with {threads()}: "
+                "the same to rounding, not bit for bit",
+                file=sys.stderr,
+            )
+        return run, trainer, train(run, trainer)

@@ -1,0 +1,201 @@
+"""What all trainers share: one training step cut into feed, update and metrics, and the state that survives it.
+
+    feed     copies a batch into buffers whose addresses never change: the only copy from host to device
+    update   the step itself; reads no device value and branches on none
+    metrics  reads the losses of the last step
+
+Everything that a step changes (parameters, moments, running statistics, random and data position) is an array that is
+allocated once and written in place; `state` lists them by name, `save` and `load` keep them. Subclasses say what the
+model is (`build`), what data it takes (`read_data`, `example`) and what a step does (`train_step`).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from core import Generator, checkpoint, nn, no_grad, optim
+from models.data import DataError, Order
+
+
+class Config:
+    """Base of the frozen configurations; PRESETS hold what differs from the defaults, which are the demo's."""
+
+    PRESETS: dict = {}
+
+    @classmethod
+    def preset(cls, name: str, **changes):
+        if name not in cls.PRESETS:
+            raise ValueError(f"preset is {name!r}, should be one of {', '.join(cls.PRESETS)}")
+        return cls(**{**cls.PRESETS[name], **changes})
+
+
+class Trainer:
+    """Trainer(config=None, *, seed=0, device="cpu", data=None): None is the preset "demo", or the carried data."""
+
+    kind: str  # the name on the command line
+    Config: type[Config]
+    METRICS: tuple  # names of what update writes into self.losses
+    model: nn.Module
+    optimizers: dict[str, optim.Optimizer]
+    inputs: dict  # name -> the fixed buffer that feed fills
+
+    def __init__(self, config=None, *, seed: int = 0, device: str = "cpu", data=None):
+        self.config = self.Config.preset("demo") if config is None else config
+        self.seed = seed
+        self.generator = Generator(seed, device)
+        self.xp = self.generator.xp
+        self.data = self.read_data(data)
+        self.order = Order(self.examples(), self.config.batch, seed)
+        self.losses = self.xp.zeros(len(self.METRICS), np.float32)
+        with self.generator:
+            self.build()
+        self.generator.advance_()  # the initial values were drawn in step 0; training draws from step 1
+
+    # What a subclass provides.
+    def read_data(self, data):
+        """The data set: loaded from a path, the carried one for None, or one already loaded."""
+        raise TypeError(f"{type(self).__name__} reads no data")
+
+    def examples(self) -> int:
+        """How many training examples there are."""
+        return len(self.data.x_train)
+
+    def build(self):
+        """Set model, optimizers and inputs."""
+        raise TypeError(f"{type(self).__name__} builds no model")
+
+    def train_step(self):
+        """Forward, backward and optimiser on self.inputs; write the losses into self.losses."""
+        raise TypeError(f"{type(self).__name__} has no step")
+
+    def example(self, index) -> tuple:
+        """The batch made of the training examples `index`, one array per input."""
+        raise TypeError(f"{type(self).__name__} makes no batches")
+
+    def check_batch(self, batch):
+        """Refuse values that a step could not, on the host, where looking is free."""
+
+    # The step.
+    def feed(self, batch):
+        """Copy `batch`, one array per input, into the fixed input buffers."""
+        if len(batch) != len(self.inputs):
+            raise ValueError(f"feed: batch has {len(batch)} arrays, should have {len(self.inputs)}")
+        for (name, buffer), array in zip(self.inputs.items(), batch):
+            if (array.shape, array.dtype) != (buffer.shape, buffer.dtype):
+                raise ValueError(
+                    f"feed: {name} is {array.dtype} of shape {array.shape}, should be {buffer.dtype} of {buffer.shape}"
+                )
+        self.check_batch(batch)
+        for buffer, array in zip(self.inputs.values(), batch):
+            buffer[...] = self.xp.asarray(array)
+
+    def update(self):
+        """One training step on what was fed."""
+        with self.generator:
+            self.train_step()
+        self.generator.advance_()
+
+    def metrics(self) -> dict:
+        """The losses of the last step, as floats: waits for the device."""
+        return dict(zip(self.METRICS, self.losses.tolist()))
+
+    def step(self, batch, read: bool = True):
+        """feed, update, metrics; with read=False None, without waiting for the device."""
+        self.feed(batch)
+        self.update()
+        return self.metrics() if read else None
+
+    def batches(self, split: str):
+        """ "train": endless, from the saved position; "test": one ordered pass."""
+        if split == "test":
+            return self.test_batches()
+        if split != "train":
+            raise ValueError(f"batches: split is {split!r}, should be 'train' or 'test'")
+        return self._train_batches()
+
+    def _train_batches(self):
+        while True:
+            yield self.example(self.order.next())
+
+    def test_batches(self):
+        raise TypeError(f"{type(self).__name__} has no test set")
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return int(next(iter(self.optimizers.values())).steps)
+
+    # State.
+    def state(self) -> dict:
+        """{key: array}: everything that a step changes, the arrays themselves."""
+        arrays = {f"model.{name}": a for name, a in self.model.state_dict().items()}
+        for group, optimizer in self.optimizers.items():
+            arrays.update({f"optim.{group}.{key}": a for key, a in optimizer.state().items()})
+        arrays["rng.seed"], arrays["rng.step"] = np.asarray(self.generator.seed, np.uint64), self.generator.step
+        arrays["data.epoch"], arrays["data.position"] = self.order.epoch, self.order.position
+        return arrays
+
+    def load_state(self, arrays: dict, source="checkpoint"):
+        """Write arrays (as `state` names them) into the trainer's own memory, all of them or none."""
+        checkpoint.restore(self.state(), arrays, source)
+        self.generator.seed, self.generator.draw = int(arrays["rng.seed"]), 0
+        self.order.seed = self.generator.seed
+        for _, tensor in self.model.named_tensors():
+            tensor.bump_()
+
+    def metadata(self) -> dict:
+        return {"kind": self.kind, "config": dataclasses.asdict(self.config)}
+
+    def save(self, path, keep=None):
+        """Write a checkpoint atomically; the one it replaces moves to `keep`."""
+        checkpoint.save(path, self.state(), self.metadata(), keep)
+
+    def load(self, path):
+        """Read a checkpoint of the same kind of model into this trainer; raises CheckpointError, changing nothing."""
+        arrays, metadata = checkpoint.load(path)
+        if metadata.get("kind") != self.kind:
+            raise checkpoint.CheckpointError(f"{path}: holds a {metadata.get('kind')!r} model, should be {self.kind!r}")
+        self.load_state(arrays, str(path))
+
+    # Looking at the model.
+    def apart(self, seed: int = 0):
+        """`with trainer.apart():` evaluation mode, no graph, and random draws that leave training's alone."""
+        return _Apart(self.model, Generator((self.seed + seed + 1) * 0x9E3779B97F4A7C15 % 2**64, self.device))
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.xp is np else "cuda"
+
+
+class _Apart:
+    """Evaluation mode with a generator of its own; puts back what it found."""
+
+    def __init__(self, model, generator):
+        self.model, self.generator, self.no_grad = model, generator, no_grad()
+
+    def __enter__(self):
+        self.was_training = self.model.training
+        self.model.eval()
+        self.generator.__enter__()
+        self.no_grad.__enter__()
+
+    def __exit__(self, *error):
+        self.no_grad.__exit__(*error)
+        self.generator.__exit__(*error)
+        self.model.train(self.was_training)
+
+
+def check_ids(names, batch, vocab):
+    """Refuse token ids outside [0, vocab) while they are still on the host."""
+    for name, ids in zip(names, batch):
+        if ids.min() < 0 or ids.max() >= vocab:
+            raise ValueError(f"feed: {name} has ids from {ids.min()} to {ids.max()}, should be in [0, {vocab})")
+
+
+def dataset(data, kind, load):
+    """`data` itself where it is loaded already, else what `load` reads from that path."""
+    if isinstance(data, kind):
+        return data
+    if data is not None and not isinstance(data, str) and not hasattr(data, "__fspath__"):
+        raise DataError(f"data is a {type(data).__name__}, should be a path, None or {kind.__name__}")
+    return load(data)

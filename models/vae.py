@@ -1,0 +1,152 @@
+"""A variational autoencoder for 28x28 images (Kingma & Welling 2014), convolutional.
+
+The encoder gives a Gaussian over latents for each image, the decoder a Bernoulli logit for each pixel, and training
+maximises a lower bound of log p(x):
+
+    ELBO = E_q(z|x)[log p(x|z)] - KL(q(z|x) || N(0, 1)),      z = mu + exp(logvar / 2) noise
+
+Grey values in [0, 1] stand for the probability that a pixel is on. N batch, Z latent.
+# next: core/reference/losses.py
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import core.functional as F
+from core import Tensor, nn, optim, random
+from models import data
+from models.measures import image_figures
+from models.trainer import Config, Trainer, dataset
+
+
+@dataclass(frozen=True)
+class VAEConfig(Config):
+    latent: int = 20
+    dropout: float = 0.3
+    slope: float = 0.3
+    beta: float = 1.0  # weight of the KL term (Higgins et al. 2017); 1 is the true bound
+    lr: float = 1e-3
+    batch: int = 64
+    steps: int = 800
+
+    PRESETS = {"demo": {}, "paper": {"batch": 128, "steps": 23_400}}  # 50 epochs of 60,000
+
+
+class Encoder(nn.Module):
+    """Images (N, 28, 28, 1) -> mu and log variance, each (N, Z)."""
+
+    def __init__(self, config):
+        down = {"stride": 2, "padding": 1, "act": "leaky_relu", "negative_slope": config.slope}
+        self.convs = [nn.Conv2d(i, o, 3, **down) for i, o in ((1, 32), (32, 64), (64, 64))]
+        self.drop = nn.Dropout(config.dropout)
+        self.mu = nn.Linear(1024, config.latent)
+        self.logvar = nn.Linear(1024, config.latent)
+
+    def forward(self, x):
+        for conv in self.convs:
+            x = self.drop(conv(x))  # (N, 14, 14, 32), (N, 7, 7, 64), (N, 4, 4, 64)
+        x = x.reshape(len(x), -1)  # (N, 1024)
+        return self.mu(x), self.logvar(x)
+
+
+class Decoder(nn.Module):
+    """Latents (N, Z) -> Bernoulli logits (N, 28, 28, 1)."""
+
+    def __init__(self, config):
+        leaky = {"act": "leaky_relu", "negative_slope": config.slope}
+        self.slope = config.slope
+        self.dense = nn.Linear(config.latent, 3136)
+        self.up1 = nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1, **leaky)
+        self.up2 = nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1, **leaky)
+        self.up3 = nn.ConvTranspose2d(64, 32, 3, stride=1, padding=1, **leaky)
+        self.out = nn.Conv2d(32, 1, 3, padding=1)
+
+    def forward(self, z):
+        x = F.leaky_relu(self.dense(z), self.slope).reshape(-1, 7, 7, 64)  # (N, 7, 7, 64)
+        x = self.up1(x)  # (N, 14, 14, 64)
+        x = self.up2(x)  # (N, 28, 28, 64)
+        x = self.up3(x)  # (N, 28, 28, 32)
+        return self.out(x)  # (N, 28, 28, 1)
+
+
+class VAE(nn.Module):
+    def __init__(self, config):
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+
+    def forward(self, x, noise=None):
+        """x (N, 28, 28, 1) -> (logits, mu, logvar)."""
+        mu, logvar = self.encoder(x)
+        return self.decoder(F.reparameterize(mu, logvar, noise=noise)), mu, logvar
+
+
+class VAETrainer(Trainer):
+    """Trains VAE; a batch is (images,), float32 (N, 28, 28, 1) in [0, 1]. Losses are nats an image."""
+
+    kind, Config, METRICS = "vae", VAEConfig, ("loss", "reconstruction", "kl")
+    model: VAE
+
+    def read_data(self, source):
+        return dataset(source, data.Images, data.load_images)
+
+    def build(self):
+        c = self.config
+        self.model = VAE(c)
+        self.beta = self.xp.asarray(c.beta, np.float32)
+        self.optimizers = {"vae": optim.Adam(self.model.named_parameters(), optim.cosine(c.lr, c.steps))}
+        self.inputs = {"images": self.xp.zeros((c.batch, 28, 28, 1), np.float32)}
+
+    def example(self, index):
+        return (to_unit(self.data.x_train[index]),)
+
+    def test_batches(self):
+        for i in range(0, len(self.data.x_test), self.config.batch):
+            yield (to_unit(self.data.x_test[i : i + self.config.batch]),)
+
+    def train_step(self):
+        x, optimizer = Tensor(self.inputs["images"]), self.optimizers["vae"]
+        logits, mu, logvar = self.model(x)
+        parts = F.elbo(logits, x, mu, logvar, beta=self.beta, parts=True)
+        optimizer.zero_grad()
+        parts[0].backward()
+        optimizer.step()
+        for i, part in enumerate(parts):
+            self.losses[i] = part.data
+
+    def sample(self, n: int, seed: int = 0):
+        """n images decoded from the prior, NumPy (n, 28, 28) in [0, 1]: the probability of each pixel."""
+        with self.apart(seed):
+            return self._decode(random.normal((n, self.config.latent)))
+
+    def reconstruct(self, images):
+        """Images (n, 28, 28) bytes -> their reconstructions from mu, NumPy (n, 28, 28) in [0, 1]."""
+        with self.apart():
+            mu, _ = self.model.encoder(self.xp.asarray(to_unit(images)))
+            return self._decode(mu)
+
+    def interpolate(self, first, last, n: int = 8):
+        """From images `first` to `last`, each (m, 28, 28) bytes, in n steps between their mu: NumPy (m, n, 28, 28)."""
+        with self.apart():
+            a, b = (self.model.encoder(self.xp.asarray(to_unit(x)))[0] for x in (first, last))
+            rows = [self._decode(a + (b - a) * (i / (n - 1))) for i in range(n)]
+        return np.stack(rows, axis=1)
+
+    def _decode(self, z):
+        return F.sigmoid(self.model.decoder(z)).numpy()[..., 0]
+
+    def evaluate(self) -> dict:
+        """-ELBO in nats over the whole test set, one draw an image, dropout off; and the figures of 200 samples."""
+        sums, n = np.zeros(3), 0
+        with self.apart():
+            for (x,) in self.batches("test"):
+                x = self.xp.asarray(x)
+                logits, mu, logvar = self.model(x)
+                sums += [len(x) * p.item() for p in F.elbo(logits, x, mu, logvar, parts=True)]
+                n += len(x)
+        nats = dict(zip(("neg_elbo", "reconstruction", "kl"), (sums / n).tolist()))
+        return {**nats, **image_figures(self.sample(200), self.data)}
+
+
+def to_unit(images):
+    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [0, 1]."""
+    return images[..., None].astype(np.float32) / np.float32(255)
