@@ -51,6 +51,11 @@ def share_memory(x: Array, y: Array) -> bool:
     return x is y or array_module(x, y).may_share_memory(x, y)
 
 
+def is_repeated(x: Array) -> bool:
+    """Whether elements of `x` may share one number in memory, as after broadcast_to: writing there is refused."""
+    return not getattr(x.flags, "writeable", True) or any(s == 0 and n > 1 for s, n in zip(x.strides, x.shape))
+
+
 def as_array(x, like=None) -> Array:
     """`x` as an array. Python numbers are weak: they take the dtype of `like`, or float32 where that is no float's."""
     if hasattr(x, "__array_interface__") or is_cupy(x):

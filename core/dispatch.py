@@ -51,7 +51,8 @@ class Row:
 
     reference: Op | Callable
     kernels: dict = field(default_factory=dict)  # device -> Kernel, or "reference by design: <why>"
-    result: str = "widest"  # "widest" floating dtype among the inputs, or that of the "first" input
+    result: str = "widest"  # "widest" floating dtype among the inputs, that of the "first" input, or "given" by attrs
+    wide: tuple = ()  # outputs that stay in the dtype of the arithmetic: statistics of float16 data
 
 
 def _views(why):
@@ -61,6 +62,7 @@ def _views(why):
 TABLE: dict[str, Row] = {
     **{name: Row(op) for name, op in pointwise.OPS.items()},
     **{name: Row(op, _views("a view or a copy, no arithmetic")) for name, op in shape.MOVES.items()},
+    "astype": Row(shape.MOVES["astype"], _views("a view or a copy, no arithmetic"), result="given"),
     **{name: Row(op) for name, op in shape.REDUCTIONS.items()},
     "matmul": Row(matmul.matmul),
     "linear": Row(matmul.linear),
@@ -69,7 +71,7 @@ TABLE: dict[str, Row] = {
     "attention": Row(attention.attention),
     "layer_norm": Row(norm.layer_norm, result="first"),
     "add_layer_norm": Row(norm.add_layer_norm, result="first"),
-    "batch_norm": Row(norm.batch_norm, result="first"),
+    "batch_norm": Row(norm.batch_norm, result="first", wide=(1, 2)),
     "batch_norm_eval": Row(norm.batch_norm_eval, result="first"),
     "embedding": Row(shape.embedding),
     "dropout": Row(random.dropout),
@@ -133,7 +135,9 @@ def forward(name: str, inputs, attrs) -> tuple:
     dtype = _dtype(name, inputs)
     with np.errstate(all="ignore"):  # as torch: inf and nan are values, not warnings
         y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
-    return op, tuple(_cast(v, dtype) for v in y) if isinstance(y, tuple) else _cast(y, dtype), saved
+        if isinstance(y, tuple):
+            return op, tuple(v if i in TABLE[name].wide else _cast(v, dtype) for i, v in enumerate(y)), saved
+        return op, _cast(y, dtype), saved
 
 
 def backward(op: Op, saved, dy, needs, attrs) -> tuple:
@@ -154,6 +158,8 @@ def run_(name: str, *inputs, **attrs):
 
 
 def _dtype(name, inputs):
+    if TABLE[name].result == "given":
+        return None
     return inputs[0].dtype if TABLE[name].result == "first" else arrays.result_dtype(*inputs)
 
 

@@ -24,6 +24,7 @@ def parser():
     t.add_argument("--out", help="run folder, default runs/MODEL")
     t.add_argument("--resume", metavar="DIR", help="continue the run in DIR")
     t.add_argument("--data", help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs")
+    t.add_argument("--save-every", type=_positive, metavar="N", help="steps between checkpoints and samples")
     t.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     t.set_defaults(run=_train)
 
@@ -53,7 +54,7 @@ def _train(args):
         fixed = [o for o in ("preset", "batch", "seed", "out", "data") if getattr(args, o) is not None]
         if fixed:
             raise ValueError(f"--{fixed[0]} cannot be given with --resume: the run's own settings are used")
-        run, trainer, seconds = resume(args.resume, steps=args.steps, device=args.device)
+        run, trainer, seconds = resume(args.resume, steps=args.steps, device=args.device, save_every=args.save_every)
         if args.model and args.model != trainer.kind:
             raise ValueError(f"{args.resume} holds a {trainer.kind} run, not {args.model}")
     else:
@@ -69,6 +70,7 @@ def _train(args):
             out=args.out or f"runs/{args.model}",
             data_path=args.data,
             device=args.device,
+            save_every=args.save_every,
         )
     parameters = sum(p.size for p in trainer.model.parameters())
     print(f"{trainer.kind}: {parameters:,} parameters, step {trainer.steps}, {seconds:.0f} s, in {run.folder}")

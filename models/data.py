@@ -210,7 +210,7 @@ class Order:
             raise DataError(f"the training set has {n} examples, should have at least a batch of {batch}")
         self.n, self.batch, self.seed = n, batch, seed
         self.epoch, self.position = np.zeros((), np.int64), np.zeros((), np.int64)
-        self._shuffled: tuple = (None, None)
+        self._shuffled: tuple = (None, None)  # (seed, epoch) and its permutation
 
     def next(self) -> np.ndarray:
         """The next batch of indices; the incomplete rest of an epoch is left out."""
@@ -218,7 +218,7 @@ class Order:
             self.epoch += 1
             self.position[...] = 0
         epoch, start = int(self.epoch), int(self.position)
-        if self._shuffled[0] != epoch:
-            self._shuffled = epoch, random.permutation(self.n, self.seed, epoch)
+        if self._shuffled[0] != (self.seed, epoch):
+            self._shuffled = (self.seed, epoch), random.permutation(self.n, self.seed, epoch)
         self.position += self.batch
         return self._shuffled[1][start : start + self.batch]

@@ -37,7 +37,7 @@ class GPTConfig(Config):
     weight_decay: float = 0.1
     clip: float = 1.0
     batch: int = 16
-    steps: int = 1800
+    steps: int = 1400
 
     PRESETS = {
         "demo": {},

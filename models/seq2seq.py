@@ -61,7 +61,6 @@ class Transformer(nn.Module):
     def __init__(self, config):
         c = self.config = config
         self.table = nn.Embedding(c.vocab, c.d_model, std=0.02)
-        self.scale = 1.0
         self.source_positions: Tensor
         self.target_positions: Tensor
         if c.positions == "learned":
@@ -69,7 +68,6 @@ class Transformer(nn.Module):
             self.target_positions = nn.normal((c.length, c.d_model), 0.02)
         elif c.positions == "sinusoidal":
             self.source_positions = self.target_positions = Tensor(sinusoids(c.length, c.d_model))
-            self.scale = c.d_model**0.5  # as in section 3.4: the table must be heard beside sines of size 1
         else:
             raise ValueError(f"Seq2SeqConfig: positions is {c.positions!r}, should be 'learned' or 'sinusoidal'")
         self.drop = nn.Dropout(c.dropout)
@@ -79,8 +77,10 @@ class Transformer(nn.Module):
         initialise(self.decoder, 3 * c.layers)
 
     def _embed(self, ids, positions, start=0):
-        x = self.table(ids) * self.scale + positions[start : start + ids.shape[1]]  # (B, T, D) + (T, D)
-        return self.drop(x)
+        x = self.table(ids)  # (B, T, D)
+        if self.config.positions == "sinusoidal":
+            x = x * self.config.d_model**0.5  # as in section 3.4, to be heard beside sines of size 1
+        return self.drop(x + positions[start : start + ids.shape[1]])
 
     def encode(self, source):
         """source (B, Ts) -> (memories, mask): keys and values for each decoder block, and which keys are words."""

@@ -18,10 +18,13 @@ from models.runs import Run, RunError, threads
 SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
 
 
-def train(run: Run, trainer, *, save_every: int | None = None):
-    """Train to config.steps in `run`; Ctrl-C saves and raises KeyboardInterrupt. Returns the seconds it took."""
+def train(run: Run, trainer, save_every: int | None = None):
+    """Train to config.steps in `run`, with a checkpoint every `save_every` steps (by default five or more in a run).
+
+    Ctrl-C saves and raises KeyboardInterrupt. Returns the seconds it took.
+    """
     steps = trainer.config.steps
-    save_every = save_every or max(1, min(500, steps // 5))
+    save_every = save_every or max(50, min(500, steps // 5))
     started = time.perf_counter()
     run.cut_metrics(trainer.steps)
     batches = trainer.batches("train")
@@ -68,16 +71,16 @@ def start(kind, trainer_type, *, preset, changes, seed, out, data_path, device):
     return run, trainer
 
 
-def train_new(kind, trainer_type, **options):
+def train_new(kind, trainer_type, save_every=None, **options):
     """Begin and finish a run; (run, trainer, seconds)."""
     run, trainer = start(kind, trainer_type, **options)
     with run.locked():
         run.write_settings()
         run.write_tokenizer(trainer)
-        return run, trainer, train(run, trainer)
+        return run, trainer, train(run, trainer, save_every)
 
 
-def resume(folder, *, steps=None, device="cpu"):
+def resume(folder, *, steps=None, device="cpu", save_every=None):
     """Continue a run to `steps` in all; (run, trainer, seconds)."""
     run = Run.open(folder)
     with run.locked():
@@ -92,4 +95,4 @@ def resume(folder, *, steps=None, device="cpu"):
                 "the same to rounding, not bit for bit",
                 file=sys.stderr,
             )
-        return run, trainer, train(run, trainer)
+        return run, trainer, train(run, trainer, save_every)

@@ -44,6 +44,7 @@ class Trainer:
         self.seed = seed
         self.generator = Generator(seed, device)
         self.xp = self.generator.xp
+        self.seeded = np.asarray(seed, np.uint64)  # as checkpoints keep it
         self.data = self.read_data(data)
         self.order = Order(self.examples(), self.config.batch, seed)
         self.losses = self.xp.zeros(len(self.METRICS), np.float32)
@@ -131,15 +132,15 @@ class Trainer:
         arrays = {f"model.{name}": a for name, a in self.model.state_dict().items()}
         for group, optimizer in self.optimizers.items():
             arrays.update({f"optim.{group}.{key}": a for key, a in optimizer.state().items()})
-        arrays["rng.seed"], arrays["rng.step"] = np.asarray(self.generator.seed, np.uint64), self.generator.step
+        arrays["rng.seed"], arrays["rng.step"] = self.seeded, self.generator.step
         arrays["data.epoch"], arrays["data.position"] = self.order.epoch, self.order.position
         return arrays
 
     def load_state(self, arrays: dict, source="checkpoint"):
         """Write arrays (as `state` names them) into the trainer's own memory, all of them or none."""
         checkpoint.restore(self.state(), arrays, source)
-        self.generator.seed, self.generator.draw = int(arrays["rng.seed"]), 0
-        self.order.seed = self.generator.seed
+        self.seed = self.order.seed = self.generator.seed = int(self.seeded)
+        self.generator.draw = 0
         for _, tensor in self.model.named_tensors():
             tensor.bump_()
 

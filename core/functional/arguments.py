@@ -22,10 +22,14 @@ def bias_of(op, b, n):
         check.matches(op, "b", b.shape, (n,))
 
 
-def dropout_of(op, x, p, mask):
+def dropout_of(op, x, p, mask, argument="dropout_p"):
     """(mask or None, step or None, key) for an operation that drops elements of x."""
-    check.probability(op, "p", p)
+    check.probability(op, argument, p)
+    check.floating(op, x=x.data)
+    check.no_gradient(op, "mask", mask)
     if mask is not None:
         mask = as_array(data(mask))
+        if mask.dtype != bool:
+            check.fail(op, "mask", f"of dtype {mask.dtype}", "boolean", TypeError)
         check.matches(op, "mask", mask.shape, x.shape)
     return random.dropout_draw(x.shape, p, mask)

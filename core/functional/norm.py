@@ -75,7 +75,7 @@ def dropout(x, p=0.5, training=True, *, mask=None):
     x = tensor(x)
     if not training or (p == 0 and mask is None):
         return x
-    mask, step, key = dropout_of("dropout", x, p, mask)
+    mask, step, key = dropout_of("dropout", x, p, mask, "p")
     return apply("dropout", x, mask, step, p=p, **key)
 
 

@@ -27,7 +27,7 @@ def _attention(q, k, v, mask, bias, *, causal, causal_offset, scale):
     xp = array_module(q)
     p = _scores(q, k, mask, bias, causal, causal_offset, scale)
     if not p.shape[-1]:
-        return xp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype), (q, k, v, p, None)
+        return xp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype), (q, k, v, p, None if bias is None else bias.shape)
     top = p.max(-1, keepdims=True)
     p -= xp.where(top == -xp.inf, 0, top)  # a row of -inf only stays one, instead of becoming nan
     xp.exp(p, out=p)

@@ -10,19 +10,12 @@ Gaussian KL to the standard normal (Kingma & Welling 2014, appendix B), l the lo
 
 from core.arrays import array_module, total
 from core.op import Op
-from core.reference.pointwise import _sigmoid, _softplus
+from core.reference.pointwise import _sigmoid
 
 CHUNK = 1 << 22  # logits held at once by linear_cross_entropy (16 MB of float32)
 
 
 # --- softmax ----------------------------------------
-
-
-def _log_sum_exp(x, axis=-1):
-    xp = array_module(x)
-    top = x.max(axis, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, 0)
-    return xp.log(xp.exp(x - top).sum(axis, keepdims=True)) + top
 
 
 def _softmax(x, *, axis):
@@ -73,10 +66,13 @@ def _scale(dy, reduction, count):
 def _rows(logits, target, smoothing, ignore_index):
     """(losses, lse) of logits (n, V) and target (n,); ignored rows have loss 0."""
     xp = array_module(logits)
-    lse = _log_sum_exp(logits)[:, 0]
+    top = logits.max(1)
+    z = logits - top[:, None]
+    rest = xp.log(xp.exp(z).sum(1))
+    lse = xp.stack([top, rest], 1)
     kept = target != ignore_index
-    picked = xp.take_along_axis(logits, xp.where(kept, target, 0)[:, None], 1)[:, 0]
-    losses = lse - (picked if smoothing == 0 else (1 - smoothing) * picked + smoothing * logits.mean(1))
+    picked = xp.take_along_axis(z, xp.where(kept, target, 0)[:, None], 1)[:, 0]
+    losses = rest - (picked if smoothing == 0 else (1 - smoothing) * picked + smoothing * z.mean(1))
     return xp.where(kept, losses, 0), lse
 
 
@@ -84,7 +80,7 @@ def _rows_backward(logits, target, lse, scale, smoothing, ignore_index):
     """Gradient (n, V); scale is a scalar or (n,)."""
     xp = array_module(logits)
     kept = target != ignore_index
-    d = xp.exp(logits - lse[:, None])
+    d = xp.exp(logits - lse[:, :1] - lse[:, 1:])
     if smoothing:
         d -= smoothing / logits.shape[1]
     d[xp.arange(len(d)), xp.where(kept, target, 0)] -= 1 - smoothing
@@ -116,7 +112,7 @@ def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduct
     """cross_entropy(x @ w.T, target), a chunk of rows at a time; only the log-sum-exp of each row is kept."""
     xp = array_module(x)
     flat, t = x.reshape(-1, x.shape[-1]), target.reshape(-1)
-    losses, lse = xp.zeros(len(t), x.dtype), xp.zeros(len(t), x.dtype)
+    losses, lse = xp.zeros(len(t), x.dtype), xp.zeros((len(t), 2), x.dtype)
     for part in _chunks(len(t), len(w)):
         losses[part], lse[part] = _rows(flat[part] @ w.T, t[part], label_smoothing, ignore_index)
     count = (t != ignore_index).sum()
@@ -147,7 +143,8 @@ linear_cross_entropy = Op("linear_cross_entropy", _linear_cross_entropy, _linear
 
 def _bce(x, target):
     """max(x, 0) - x t + log(1 + exp(-|x|)), elementwise."""
-    return _softplus(array_module(x), x) - x * target
+    xp = array_module(x)
+    return (xp.maximum(x, 0) - x * target) + xp.log1p(xp.exp(-abs(x)))
 
 
 def _bce_with_logits(x, target, *, reduction):

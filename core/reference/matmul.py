@@ -1,5 +1,7 @@
 """Matrix products: matmul with NumPy's batching rules, and linear with its bias and activation."""
 
+import math
+
 from core.arrays import array_module, total, unbroadcast
 from core.op import Op
 from core.reference.pointwise import activate, activate_backward
@@ -29,7 +31,7 @@ def _matmul_backward(saved, dy, needs):
 
 
 def _linear(x, w, b, *, act, negative_slope):
-    y = x.reshape(-1, x.shape[-1]) @ w.T  # (rows, in) @ (in, out)
+    y = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ w.T  # (rows, in) @ (in, out)
     if b is not None:
         y += b
     y, activated = activate(act, y.reshape(*x.shape[:-1], len(w)), negative_slope)
@@ -38,9 +40,11 @@ def _linear(x, w, b, *, act, negative_slope):
 
 def _linear_backward(saved, dy, needs, *, act, negative_slope):
     x, w, activated = saved
-    dy = activate_backward(act, activated, dy, negative_slope).reshape(-1, len(w))  # (rows, out)
+    dy = activate_backward(act, activated, dy, negative_slope)
+    rows = math.prod(x.shape[:-1])
+    dy = dy.reshape(rows, len(w))
     dx = (dy @ w).reshape(x.shape) if needs[0] else None
-    dw = dy.T @ x.reshape(-1, x.shape[-1]) if needs[1] else None
+    dw = dy.T @ x.reshape(rows, x.shape[-1]) if needs[1] else None
     return dx, dw, total(dy, 0) if needs[2] else None
 
 

@@ -23,7 +23,7 @@ ERF_Q = (1.0, 0.502706104, 0.114379992, 0.0150176169, 0.00116625731, 0.000037844
 
 
 def erf(x):
-    """The error function: SciPy's in float64, which goes number by number; in float32 the fit above, several times faster."""
+    """The error function: SciPy's in float64; in float32 the fit above, which is several times faster."""
     if x.dtype == "float32":
         xp = array_module(x)
         x = xp.clip(x, -3.95, 3.95)
@@ -94,13 +94,14 @@ TANH_GELU = (0.7978845608028654, 0.044715)  # sqrt(2/pi), and the cubic's coeffi
 
 def _gelu_tanh(xp, x):
     a, b = TANH_GELU
-    return 0.5 * x * (1 + xp.tanh(a * (x + b * x * x * x)))
+    return x * _sigmoid(xp, 2 * a * (x + b * x * x * x))
 
 
 def _gelu_tanh_dx(xp, dy, y, x):
     a, b = TANH_GELU
-    t = xp.tanh(a * (x + b * x * x * x))
-    return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * a * (1 + 3 * b * x * x))
+    u = 2 * a * (x + b * x * x * x)
+    s = _sigmoid(xp, u)
+    return dy * (s + x * s * _sigmoid(xp, -u) * (2 * a * (1 + 3 * b * x * x)))
 
 
 # fmt: off
@@ -112,16 +113,18 @@ RULES = {
     "div":        Rule(lambda xp, x, y: x / y,
                        (lambda xp, dy, z, x, y: dy / y, lambda xp, dy, z, x, y: -dy * z / y), "xy"),
     "pow":        Rule(lambda xp, x, y: x ** y, (_pow_x, _pow_y), "xy"),
-    "maximum":    Rule(lambda xp, x, y: xp.maximum(x, y), (lambda xp, dy, z, x, y: _share(xp, dy, x, y, x > y),
-                                                           lambda xp, dy, z, x, y: _share(xp, dy, y, x, y > x)), "x"),
-    "minimum":    Rule(lambda xp, x, y: xp.minimum(x, y), (lambda xp, dy, z, x, y: _share(xp, dy, x, y, x < y),
-                                                           lambda xp, dy, z, x, y: _share(xp, dy, y, x, y < x)), "x"),
+    "maximum":    Rule(lambda xp, x, y: xp.maximum(x, y),
+                       (lambda xp, dy, z, x, y: _share(xp, dy, x, y, ~(x < y)),
+                        lambda xp, dy, z, x, y: _share(xp, dy, y, x, ~(y < x))), "x"),
+    "minimum":    Rule(lambda xp, x, y: xp.minimum(x, y),
+                       (lambda xp, dy, z, x, y: _share(xp, dy, x, y, ~(x > y)),
+                        lambda xp, dy, z, x, y: _share(xp, dy, y, x, ~(y > x))), "x"),
     "where":      Rule(lambda xp, c, x, y: xp.where(c, x, y),
                        (None, lambda xp, dy, z, c, x, y: xp.where(c, dy, 0),
                         lambda xp, dy, z, c, x, y: xp.where(c, 0, dy)), "x"),
     # one input
     "neg":        Rule(lambda xp, x: -x, (lambda xp, dy, y, x: -dy,)),
-    "abs":        Rule(lambda xp, x: abs(x), (lambda xp, dy, y, x: dy * xp.sign(x),), "x"),
+    "abs":        Rule(lambda xp, x: abs(x), (lambda xp, dy, y, x: dy * xp.sign(xp.nan_to_num(x)),), "x"),
     "exp":        Rule(lambda xp, x: xp.exp(x), (lambda xp, dy, y, x: dy * y,), "y"),
     "log":        Rule(lambda xp, x: xp.log(x), (lambda xp, dy, y, x: dy / x,), "x"),
     "sqrt":       Rule(lambda xp, x: xp.sqrt(x), (lambda xp, dy, y, x: dy / (2 * y),), "y"),
@@ -130,7 +133,7 @@ RULES = {
     "softplus":   Rule(_softplus, (lambda xp, dy, y, x: dy * _sigmoid(xp, x),), "x"),
     "silu":       Rule(lambda xp, x: x * _sigmoid(xp, x),
                        (lambda xp, dy, y, x: dy * _sigmoid(xp, x) * (1 + x * _sigmoid(xp, -x)),), "x"),
-    "relu":       Rule(lambda xp, x: xp.maximum(x, 0), (lambda xp, dy, y, x: dy * (y > 0),), "y"),
+    "relu":       Rule(lambda xp, x: xp.maximum(x, 0), (lambda xp, dy, y, x: dy * ~(y <= 0),), "y"),
     "leaky_relu": Rule(_leaky_relu, (_leaky_relu_dx,), "x"),
     "gelu_tanh":  Rule(_gelu_tanh, (_gelu_tanh_dx,), "x"),
     "clip":       Rule(lambda xp, x, low, high: xp.clip(x, low, high), (_clip_dx,), "x"),
@@ -145,13 +148,19 @@ def _op(name: str, rule: Rule) -> Op:
 
     def forward(*xs, **attrs):
         xp = array_module(*xs)
+        if any(x is None for x in xs):
+            raise TypeError(f"{name}: an operand is None, should be a Tensor, an array or a number")
         if name in FLOAT_FUNCTIONS and not any(is_float(x) for x in xs):
             xs = tuple(x.astype(xp.float32) for x in xs)  # a bare integer operand becomes float32
         shapes = tuple(x.shape for x in xs)
         try:
             y = xp.asarray(rule.value(xp, *xs, **attrs))
-        except ValueError:
+        except ValueError as error:
+            if "power" in str(error):
+                raise ValueError(f"{name}: {error}") from None
             raise ValueError(f"{name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None
+        if is_float(y) and not any(is_float(x) for x in xs):
+            y = y.astype(xp.float32)
         return y, (shapes, y if "y" in rule.saves else None, xs if "x" in rule.saves else (None,) * len(xs))
 
     def backward(saved, dy, needs, **attrs):

@@ -16,7 +16,7 @@ def _reshape(x, *, shape):
 
 
 def _transpose(x, *, axes):
-    if sorted(a % max(x.ndim, 1) for a in axes) != list(range(x.ndim)):
+    if sorted(a + x.ndim if a < 0 else a for a in axes) != list(range(x.ndim)):
         raise ValueError(f"transpose: axes is {axes}, should be a permutation of {tuple(range(x.ndim))}")
     return x.transpose(axes), ()
 
@@ -63,7 +63,9 @@ def _concatenate_backward(saved, dy, needs, *, axis):
 
 
 def _split(x, *, sizes, axis):
-    if sum(sizes) != x.shape[axis]:
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"split: axis is {axis}, should lie in [{-x.ndim}, {x.ndim})")
+    if sum(sizes) != x.shape[axis] or min(sizes, default=0) < 0:
         raise ValueError(f"split: sizes is {sizes}, should add up to {x.shape[axis]}, the length of axis {axis}")
     return tuple(_parts(x, sizes, axis)), (x.shape, sizes)
 
@@ -102,13 +104,13 @@ MOVES = {
 # --- reductions ----------------------------------------
 
 
-def _axes(x, axis):
+def _axes(x, axis, name):
     """`axis` as a tuple of non-negative axes; None is all of them."""
     if axis is None:
         return tuple(range(x.ndim))
     axes = axis if isinstance(axis, tuple) else (axis,)
     if any(not -x.ndim <= a < x.ndim for a in axes):
-        raise ValueError(f"reduction: axis is {axis}, should lie in [{-x.ndim}, {x.ndim}) for shape {x.shape}")
+        raise ValueError(f"{name}: axis is {axis}, should lie in [{-x.ndim}, {x.ndim}) for shape {x.shape}")
     return tuple(a % x.ndim for a in axes)
 
 
@@ -117,8 +119,8 @@ def _keep(dy, shape, axes):
     return dy.reshape(tuple(1 if i in axes else n for i, n in enumerate(shape)))
 
 
-def _sum(x, *, axis, keepdims):
-    axes = _axes(x, axis)
+def _sum(x, *, axis, keepdims, name="sum"):
+    axes = _axes(x, axis, name)
     y = total(x, axes, keepdims) if x.dtype.kind == "f" else x.sum(axis=axes, keepdims=keepdims)
     return array_module(x).asarray(y), (x.shape, axes)
 
@@ -133,7 +135,7 @@ def _count(shape, axes):
 
 
 def _mean(x, *, axis, keepdims):
-    y, (shape, axes) = _sum(x, axis=axis, keepdims=keepdims)
+    y, (shape, axes) = _sum(x, axis=axis, keepdims=keepdims, name="mean")
     xp = array_module(x)
     dtype = y.dtype if y.dtype.kind == "f" else np.float32
     return xp.asarray(y / xp.asarray(_count(shape, axes), dtype)).astype(dtype), (shape, axes)
@@ -146,11 +148,11 @@ def _mean_backward(saved, dy, needs, *, axis, keepdims):
 
 def _extreme(name):
     def forward(x, *, axis, keepdims):
-        axes = _axes(x, axis)
+        axes = _axes(x, axis, name)
         if not all(x.shape[a] for a in axes):
             raise ValueError(f"{name}: shape is {x.shape}, should not be empty along axis {axis}")
         kept = getattr(x, name)(axis=axes, keepdims=True)
-        winners = (x == kept) | (kept != kept)
+        winners = x == kept
         y = kept if keepdims else kept.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes))
         return array_module(x).asarray(y), (winners, axes)
 

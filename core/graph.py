@@ -1,0 +1,133 @@
+"""The graph that operations leave behind, and the walk back through it.
+
+Every recorded operation is one Node. `walk` visits the nodes from the last made to the first: inputs are always made
+before outputs, so that order is a topological one and no recursion is needed. Gradients live in a table of the walk
+and reach only leaves. A node knows where each of its inputs came from (another node, or a leaf), not the input's data,
+so only what an operation put into `saved` stays alive.
+
+# next: core/dispatch.py, which chooses the implementation; core/reference/pointwise.py, the simplest operations.
+"""
+
+import contextlib
+import itertools
+from contextvars import ContextVar
+
+import numpy as np
+
+from core import arrays, dispatch
+
+grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
+_counter = itertools.count()
+
+
+@contextlib.contextmanager
+def no_grad():
+    """`with no_grad():` records no graph."""
+    token = grad_enabled.set(False)
+    try:
+        yield
+    finally:
+        grad_enabled.reset(token)
+
+
+class Node:
+    """One recorded operation: the implementation that ran, what it saved, and where its inputs came from."""
+
+    __slots__ = ("op", "name", "attrs", "saved", "needs", "edges", "inputs", "versions", "outputs", "many", "order")
+
+    def __init__(self, op, name, attrs, saved, tensors, results, many):
+        self.op, self.name, self.attrs, self.saved = op, name, attrs, saved
+        self.needs = tuple(t is not None and t.requires_grad for t in tensors)
+        self.edges = [t._source() if need else None for t, need in zip(tensors, self.needs)]
+        self.inputs = [(t.shape, t.dtype) if need else None for t, need in zip(tensors, self.needs)]
+        self.versions = [(t._version, t._version[0]) for t in (*tensors, *results) if t is not None]
+        self.outputs, self.many = len(results), many  # how many, and whether they came as a tuple
+        self.order = next(_counter)
+
+    def gradients(self, dys):
+        """This node's input gradients, checked against its inputs' shapes and cast to their dtypes."""
+        for version, then in self.versions:
+            if version[0] != then:
+                raise RuntimeError(
+                    f"{self.name}: an input or result was changed in place after the forward pass "
+                    f"(version {then} then, {version[0]} now); its gradient would be wrong"
+                )
+        dy = tuple(dys) if self.many else dys[0]
+        grads = dispatch.backward(self.op, self.saved, dy, self.needs, self.attrs)
+        for i, (g, meta) in enumerate(zip(grads, self.inputs)):
+            if meta is None or g is None:
+                continue
+            if g.shape != meta[0]:
+                raise AssertionError(f"{self.name}: gradient of input {i} has shape {g.shape}, should be {meta[0]}")
+            with np.errstate(over="ignore"):
+                yield self.edges[i], arrays.array_module(g).asarray(g, meta[1])  # a 0-dimensional sum is no array yet
+
+
+def walk(source, dy, retain_graph):
+    """Visit the nodes behind `source` from the last made to the first, carrying gradients along the edges."""
+    root, index = source
+    pending: dict = {}  # id of a node or leaf -> its outputs' gradients so far, each (array, owned by the engine?)
+    _add(pending, root, index, dy, False)
+    leaves = {}
+    if not isinstance(root, Node):
+        leaves[id(root)] = root
+    for node in _reachable(root):
+        arrived = pending.pop(id(node), None)
+        if arrived is None:  # reached only through gradients that are None
+            _free(node, retain_graph)
+            continue
+        dys = [arrived[i][0] if i in arrived else None for i in range(node.outputs)]
+        grads = list(node.gradients(dys))
+        for (target, i), g in grads:
+            _add(pending, target, i, g, _owned(g, [h for _, h in grads], dys))
+            if not isinstance(target, Node):
+                leaves[id(target)] = target
+        _free(node, retain_graph)
+    for leaf in leaves.values():
+        g, owned = pending[id(leaf)][0]
+        if leaf.grad is None:
+            leaf.grad = g if owned else arrays.array_module(g).array(g)
+        else:
+            leaf.grad += g
+
+
+def _owned(g, grads, dys):
+    """Whether nothing but the walk refers to the gradient `g`, one of `grads`, so that it may be added to in place."""
+    others = [d for d in dys if d is not None] + [h for h in grads if h is not g]
+    alone = sum(h is g for h in grads) == 1 and not any(arrays.share_memory(g, h) for h in others)
+    return alone and not arrays.is_repeated(g)
+
+
+def _reachable(root):
+    """Every node that `root` was made from, last made first."""
+    if not isinstance(root, Node):
+        return []
+    seen, stack = {id(root): root}, [root]
+    while stack:
+        node = stack.pop()
+        if node.edges is None:
+            raise RuntimeError(
+                f"backward: {node.name} was already walked and what it saved is freed; "
+                "call backward(retain_graph=True) the first time to go through a graph twice"
+            )
+        for edge in node.edges:
+            if edge is not None and isinstance(edge[0], Node) and id(edge[0]) not in seen:
+                seen[id(edge[0])] = edge[0]
+                stack.append(edge[0])
+    return sorted(seen.values(), key=lambda n: -n.order)
+
+
+def _add(pending, target, index, g, owned):
+    """Add `g` to the gradient waiting for `target`; in place only where the engine owns the buffer."""
+    slots = pending.setdefault(id(target), {})
+    if index not in slots:
+        slots[index] = (g, owned)
+    elif slots[index][1] and slots[index][0].ndim:
+        slots[index][0].__iadd__(g)
+    else:
+        slots[index] = (arrays.array_module(g).asarray(slots[index][0] + g), True)
+
+
+def _free(node, retain_graph):
+    if not retain_graph:
+        node.saved = node.edges = None

@@ -1,0 +1,220 @@
+"""Cases of attention, layer norm and dropout."""
+
+import torch
+import torch.nn.functional as TF
+
+import core.functional as F
+from tests.inputs import Case, coin, normal, value
+
+INF = float("inf")
+
+
+def attention(name, q=(2, 2, 4, 3), k=None, width=None, mask=None, bias=None, scale_of_q=1.0, smooth=True, **options):
+    """One setting of attention. `mask` and `bias` are makers; k is (B, h, Tk, d), like q unless given."""
+    k = k or q
+    shapes = q, k, (*k[:3], width or k[3])
+
+    def unpack(rest):
+        rest = list(rest)
+        return rest.pop(0) if mask else None, rest.pop(0) if bias else None
+
+    def ours(q, k, v, *rest):
+        m, b = unpack(rest)
+        return F.attention(q, k, v, mask=m, bias=b, **options)
+
+    def theirs(q, k, v, *rest):
+        m, b = unpack(rest)
+        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
+        if options.get("causal"):
+            allowed = allowed.tril(options.get("causal_offset", 0))
+        allowed = allowed if m is None else allowed & m
+        allowed = allowed.expand(*q.shape[:3], k.shape[2])
+        if b is not None:  # a float mask adds; what is forbidden gets -inf
+            allowed = torch.where(allowed, b, torch.full_like(b, -INF))
+        return TF.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=options.get("scale"))
+
+    make = [normal(*shapes[0], scale=scale_of_q), *(normal(*s) for s in shapes[1:])]
+    make += [m for m in (mask, bias) if m]
+    return Case(f"attention/{name}", ours, theirs, tuple(make), smooth=smooth)
+
+
+def with_gaps(*shape):
+    """A bias of which about a quarter is -inf: forbidden keys."""
+
+    def make(rng):
+        bias = rng.standard_normal(shape)
+        bias[rng.random(shape) < 0.25] = -INF
+        return bias
+
+    return make
+
+
+def rows_off(*shape):
+    """A mask whose second query sees nothing at all."""
+
+    def make(rng):
+        mask = rng.random(shape) < 0.7
+        mask[..., 1, :] = False
+        return mask
+
+    return make
+
+
+def bias_rows_off(*shape):
+    def make(rng):
+        bias = rng.standard_normal(shape)
+        bias[..., 2, :] = -INF
+        return bias
+
+    return make
+
+
+LONGER = {"k": (2, 2, 6, 3)}  # Tk = 6 keys for Tq = 4 queries
+
+ATTENTION = [
+    attention("plain"),
+    attention("keys-longer", **LONGER),
+    attention("keys-shorter", k=(2, 2, 3, 3)),
+    attention("one-query", q=(2, 2, 1, 3), k=(2, 2, 5, 3)),
+    attention("one-key", k=(2, 2, 1, 3)),  # the gradients of q and k are truly zero
+    attention("no-key", k=(2, 2, 0, 3)),
+    attention("no-key-bias", k=(2, 2, 0, 3), bias=normal(2, 2, 4, 0)),
+    attention("no-query", q=(2, 2, 0, 3), k=(2, 2, 5, 3)),
+    attention("no-batch", q=(0, 2, 4, 3), k=(0, 2, 5, 3)),
+    attention("width-1", q=(2, 1, 4, 1)),
+    attention("value-width", width=5),
+    attention("ragged", q=(1, 3, 13, 5), k=(1, 3, 17, 5)),
+    attention("scale", scale=0.3),
+    attention("scale-zero", scale=0.0),
+    attention("large-scores", scale_of_q=50.0, smooth=False),  # varies on a scale below a difference's step
+    attention("causal", causal=True),
+    attention("causal-keys-longer", causal=True, **LONGER),
+    attention("causal-keys-shorter", causal=True, k=(2, 2, 3, 3)),
+    attention("causal-ends-aligned", causal=True, causal_offset=2, **LONGER),
+    attention("causal-offset-past-end", causal=True, causal_offset=9),
+    attention("causal-first-rows-off", causal=True, causal_offset=-2, **LONGER),
+    attention("causal-all-rows-off", causal=True, causal_offset=-4),
+    attention("offset-without-causal", causal_offset=-3),
+    attention("mask-full", mask=coin(2, 2, 4, 6), **LONGER),
+    attention("mask-of-keys", mask=coin(2, 1, 1, 6), **LONGER),
+    attention("mask-of-pairs", mask=coin(4, 6), **LONGER),
+    attention("mask-rows-off", mask=rows_off(2, 1, 4, 6), **LONGER),
+    attention("mask-all-off", mask=value([[False]])),
+    attention("bias-full", bias=normal(2, 2, 4, 6), **LONGER),
+    attention("bias-per-head", bias=normal(1, 2, 4, 6), **LONGER),
+    attention("bias-of-keys", bias=normal(2, 1, 1, 6), **LONGER),
+    attention("bias-of-pairs", bias=normal(4, 6), **LONGER),
+    attention("bias-0d", bias=normal()),
+    attention("bias-gaps", bias=with_gaps(2, 2, 4, 6), **LONGER),
+    attention("bias-rows-off", bias=bias_rows_off(4, 6), **LONGER),
+    attention("causal-and-mask", causal=True, causal_offset=1, mask=coin(2, 1, 1, 6), **LONGER),
+    attention("causal-and-bias", causal=True, bias=normal(2, 4, 4)),
+    attention("mask-and-bias", mask=rows_off(4, 6), bias=with_gaps(2, 1, 4, 6), **LONGER),
+    attention(
+        "all-together",
+        causal=True,
+        causal_offset=2,
+        scale=0.7,
+        mask=coin(2, 1, 1, 6),
+        bias=with_gaps(1, 2, 4, 6),
+        **LONGER,
+    ),
+    attention("all-together-rows-off", causal=True, causal_offset=-1, mask=rows_off(4, 4), bias=bias_rows_off(4, 4)),
+]
+
+
+# --- layer norm ----------------------------------------
+
+
+def norm(name, *shape, affine="wb", eps=1e-5, x=None, smooth=True):
+    width = shape[-1:]
+
+    def split(rest):
+        rest = list(rest)
+        return [rest.pop(0) if letter in affine else None for letter in "wb"]
+
+    def ours(x, *rest):
+        return F.layer_norm(x, *split(rest), eps=eps)
+
+    def theirs(x, *rest):
+        return TF.layer_norm(x, width, *split(rest), eps)
+
+    return Case(
+        f"layer_norm/{name}", ours, theirs, (x or normal(*shape), *[normal(*width)] * len(affine)), smooth=smooth
+    )
+
+
+NORMS = [
+    norm("rows", 6, 5),
+    norm("3d", 2, 3, 7),
+    norm("vector", 5),
+    norm("no-rows", 0, 5),
+    norm("no-weight", 6, 5, affine="b"),
+    norm("no-bias", 6, 5, affine="w"),
+    norm("bare", 6, 5, affine=""),
+    norm("square", 5, 5),
+    norm("eps", 6, 5, eps=0.5),
+    norm("width-1", 4, 1),  # the result is the bias, the gradient of x truly zero
+    # these two vary on a scale below a difference's step
+    norm("constant-rows", 2, 4, x=value([[3.0] * 4, [-1.0] * 4]), smooth=False),
+    norm("large-mean", 8, 33, x=normal(8, 33, mean=100.0)),
+    norm("small-values", 6, 5, x=normal(6, 5, scale=1e-3), smooth=False),
+    norm("many-rows", 1500, 4),
+    norm("wide", 3, 1100),
+]
+
+
+def add_norm(name, *shape, p=0.0, affine="wb"):
+    def split(rest):
+        rest = list(rest)
+        return [rest.pop(0) if want else None for want in ("w" in affine, "b" in affine, p > 0)]
+
+    def ours(x, residual, *rest):
+        w, b, mask = split(rest)
+        return F.add_layer_norm(x, residual, w, b, dropout_p=p, mask=mask)
+
+    def theirs(x, residual, *rest):
+        w, b, mask = split(rest)
+        r = residual + (x if mask is None else x * mask / (1 - p))
+        return TF.layer_norm(r, shape[-1:], w, b), r
+
+    make = [normal(*shape), normal(*shape)] + [normal(shape[-1])] * len(affine) + [coin(*shape)] * (p > 0)
+    return Case(f"add_layer_norm/{name}", ours, theirs, tuple(make))
+
+
+ADD_NORMS = [
+    add_norm("rows", 6, 5),
+    add_norm("3d", 2, 3, 7),
+    add_norm("bare", 6, 5, affine=""),
+    add_norm("dropped", 6, 5, p=0.3),
+    add_norm("dropped-3d", 2, 3, 7, p=0.5),
+    add_norm("no-rows", 0, 5),
+]
+
+
+# --- dropout, with the mask given: what torch draws is its own ----------------------------------------
+
+
+def dropped(name, p, *shape):
+    return Case(
+        f"dropout/{name}",
+        lambda x, mask: F.dropout(x, p, mask=mask),
+        lambda x, mask: x * mask / (1 - p) if p < 1 else x * 0,
+        (normal(*shape), coin(*shape)),
+    )
+
+
+DROPOUT = [
+    dropped("third", 0.3, 5, 7),
+    dropped("half", 0.5, 2, 3, 4),
+    dropped("p-0-mask-given", 0.0, 4, 3),
+    dropped("p-1", 1.0, 4, 3),
+    dropped("0d", 0.5),
+    dropped("empty", 0.5, 0, 3),
+    Case("dropout/p-0", lambda x: F.dropout(x, 0.0) * 1.0, lambda x: x * 1.0, (normal(4),)),
+    Case("dropout/not-training", lambda x: F.dropout(x, 0.5, False) * 1.0, lambda x: x * 1.0, (normal(4),)),
+]
+
+CASES = [*ATTENTION, *NORMS, *ADD_NORMS, *DROPOUT]
+
+assert len({c.name for c in CASES}) == len(CASES)

@@ -1,0 +1,12 @@
+"""What every test shares: one thread for torch (the suite is many tiny arrays), and a seeded random generator."""
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240601)

@@ -1,0 +1,161 @@
+"""Which implementation runs, and what `explain` says about it: a false kernel of exp is planted in the table."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import core.functional as F
+from core import KernelLimit, Tensor, explain, use
+from core.dispatch import TABLE, Kernel, Row, recording
+from core.op import Op
+
+# A kernel whose results cannot be mistaken for the reference's: y is 100 too large, the gradient is 7.
+FAKE = Op("exp", lambda x: (np.exp(x) + 100, ()), lambda saved, dy, needs: (np.full_like(dy, 7),), backend="fake")
+ZERO = np.zeros(2, np.float32)
+
+
+def _too_long(arrays, attrs):
+    return "more than 4 elements" if arrays[0].size > 4 else None
+
+
+@pytest.fixture(autouse=True)
+def fake_kernel(monkeypatch):
+    kernel = Kernel("tests.test_dispatch:FAKE", ("float32",), _too_long)
+    monkeypatch.setitem(TABLE, "exp", replace(TABLE["exp"], kernels={"cpu": kernel}))
+
+
+def ran(x):
+    """ "fake" or "reference": whose value of exp(0) this is."""
+    return {101.0: "fake", 1.0: "reference"}[float(F.exp(x).data.flat[0])]
+
+
+@pytest.mark.parametrize("mode, who", [("auto", "fake"), ("kernels", "fake"), ("reference", "reference")])
+def test_modes(mode, who):
+    with use(mode):
+        assert ran(ZERO) == who
+
+
+def test_auto_is_the_default():
+    assert ran(ZERO) == "fake"
+
+
+def test_a_limit_falls_back_in_auto_and_raises_in_kernels():
+    long = np.zeros(5, np.float32)
+    assert ran(long) == "reference"
+    with use("kernels"), pytest.raises(KernelLimit, match=r"exp: more than 4 elements"):
+        F.exp(long)
+
+
+def test_a_dtype_falls_back_in_auto_and_raises_in_kernels():
+    assert ran(ZERO.astype(np.float64)) == "reference"
+    with use("kernels"), pytest.raises(KernelLimit, match=r"exp: dtype is float64, the kernel takes float32"):
+        F.exp(ZERO.astype(np.float64))
+
+
+def test_kernels_mode_leaves_operations_without_a_kernel_alone():
+    with use("kernels"):
+        assert np.array_equal(F.log(np.ones(3, np.float32)).data, np.zeros(3))
+
+
+def test_use_nests_and_ends_when_its_body_raises():
+    with use("reference"):
+        with use("kernels"):
+            assert ran(ZERO) == "fake"
+        assert ran(ZERO) == "reference"
+    with pytest.raises(KeyError), use("reference"):
+        raise KeyError
+    assert ran(ZERO) == "fake"
+
+
+def test_use_is_one_threads_own_affair():
+    seen = []
+    with use("reference"):
+        thread = threading.Thread(target=lambda: seen.append(ran(ZERO)))
+        thread.start()
+        thread.join()
+    assert seen == ["fake"]
+
+
+@pytest.mark.parametrize("forward, backward, slope", [("auto", "reference", 7.0), ("reference", "auto", 1.0)])
+def test_backward_is_by_whoever_ran_forward(forward, backward, slope):
+    x = Tensor(ZERO.copy(), requires_grad=True)
+    with use(forward):
+        y = F.exp(x)
+    with use(backward):
+        y.backward(np.ones(2))
+    assert np.array_equal(x.grad, [slope, slope])
+
+
+def test_recording_names_the_backend():
+    with recording() as log:
+        F.exp(ZERO)
+        F.log(ZERO)
+        with use("reference"):
+            F.exp(ZERO)
+    F.exp(ZERO)
+    assert log == [("exp", "fake"), ("log", "reference"), ("exp", "reference")]
+
+
+# --- explain ----------------------------------------
+
+
+def test_explain_an_operation_in_general():
+    assert explain("exp") == "exp: cpu tests.test_dispatch:FAKE; cuda reference: no kernel is written for it"
+    assert "reference by design: a view" in explain("reshape")
+
+
+def test_explain_definite_arguments():
+    assert explain("exp", ZERO) == "exp: fake (tests.test_dispatch:FAKE takes these arguments)"
+    assert explain("exp", Tensor(np.zeros(5, np.float32))) == "exp: reference (more than 4 elements)"
+    assert explain("exp", np.zeros(2)) == "exp: reference (dtype is float64, the kernel takes float32)"
+    with use("reference"):
+        assert explain("exp", ZERO) == "exp: reference (mode is 'reference')"
+    assert explain("log", ZERO) == "log: reference (no cpu kernel is written for it)"
+
+
+def test_explain_runs_nothing():
+    with recording() as log:
+        explain("exp", ZERO)
+    assert log == []
+
+
+class _Trainer:
+    """The part of a trainer that explain asks for: a step that moves its state and runs exp twice and log once."""
+
+    def __init__(self):
+        self.w, self.fed = np.zeros(2, np.float32), None
+
+    def state(self):
+        return {"w": self.w}
+
+    def load_state(self, state):
+        self.w[...] = state["w"]
+
+    def batches(self, split):
+        return iter([np.ones(2, np.float32)])
+
+    def feed(self, batch):
+        self.fed = batch
+
+    def update(self):
+        F.exp(self.fed), F.exp(np.ones(5, np.float32)), F.log(self.fed)
+        self.w += 1
+
+
+def test_explain_a_trainer_counts_one_step_and_puts_the_state_back():
+    trainer = _Trainer()
+    assert explain(trainer) == {"exp": {"fake": 1, "reference": 1}, "log": {"reference": 1}}
+    assert np.array_equal(trainer.w, [0.0, 0.0])
+
+
+# --- the table itself ----------------------------------------
+
+
+def test_state_operations_are_those_whose_names_end_in_an_underscore():
+    for name, row in TABLE.items():
+        assert isinstance(row, Row)
+        assert name.endswith("_") != isinstance(row.reference, Op), name
+        if isinstance(row.reference, Op):
+            assert (row.reference.name, row.reference.backend) == (name, "reference")

@@ -1,0 +1,49 @@
+"""Rules about the source itself: who may import what, how long a file gets, where the next thing to read is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(p for folder in ("core", "models", "tests") for p in (ROOT / folder).rglob("*.py"))
+LONGEST = 320  # lines in a file
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("folder", ["core", "models"])
+def test_forbidden_imports(folder):
+    forbidden = {"torch", "triton", "numba"} | ({"models", "bench", "tests"} if folder == "core" else {"tests"})
+    found = {(p.name, name) for p in (ROOT / folder).rglob("*.py") for name in imports(p) if name in forbidden}
+    assert not found
+
+
+def test_training_loads_no_framework():
+    """Importing every model brings in no torch, triton, numba or cupy, not even by way of another package."""
+    code = "import sys, models; print([m for m in ('torch', 'triton', 'numba', 'cupy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_file_is_short_and_says_what_it_is(path):
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= LONGEST
+    assert ast.get_docstring(ast.parse(source)), "a file opens with what lives in it, and why"
+
+
+def test_public_functions_have_docstrings_or_are_plain_names():
+    """Functions of core.functional that take options say what shapes they take."""
+    for path in (ROOT / "core" / "functional").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.args.kwonlyargs:
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"

@@ -1,0 +1,264 @@
+"""Run folders and commands: a killed run that is resumed ends in the same bits, and nothing saved is lost."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from core import checkpoint
+from models.__main__ import main
+from models.runs import Run, RunError
+from models.train import SAMPLES
+from tests.test_house import ROOT
+
+TRAIN = ("train", "gan", "--batch", "4", "--steps", "12", "--save-every", "3")
+
+
+def command(*arguments):
+    """The command in a process of its own."""
+    return [sys.executable, "-m", "models", *map(str, arguments)]
+
+
+def last(folder):
+    """{tensor: bytes} of a run's newest checkpoint."""
+    arrays, _ = checkpoint.load(Run.open(folder).saved())
+    return {name: a.tobytes() for name, a in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    subprocess.run(command(*TRAIN, "--out", folder), cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def test_a_run_leaves_what_it_should(undisturbed):
+    names = {p.name for p in undisturbed.iterdir() if not p.name.startswith(".")}
+    expected = {"config.json", "checkpoint.safetensors", "previous.safetensors", "metrics.jsonl", "samples", "loss.png"}
+    assert names == expected
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13)) and set(lines[0]) == {
+        "step",
+        "d_loss",
+        "g_loss",
+        "seconds",
+    }
+    assert sorted(p.name for p in (undisturbed / "samples").iterdir()) == [f"step_{i:06d}.png" for i in range(3, 13, 3)]
+    settings = json.loads((undisturbed / "config.json").read_text())
+    assert settings["config"]["batch"] == 4 and settings["seed"] == 0 and settings["threads"] >= 1
+    keys = last(undisturbed).keys()
+    for key in (
+        "model.generator.dense.weight",
+        "model.generator.norm1.running_var",
+        "optim.discriminator.down1.bias.v",
+        "optim.generator.step",
+        "rng.seed",
+        "rng.step",
+        "data.epoch",
+        "data.position",
+    ):
+        assert key in keys
+
+
+def kill_and_resume(folder, moment, sent=signal.SIGKILL):
+    """Start a run, end it after `moment` seconds, resume it until it is done."""
+    process = subprocess.Popen(
+        command(*TRAIN, "--out", folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(moment)
+    process.send_signal(sent)
+    process.wait()
+    resumed = ("train", "--resume", folder, "--save-every", 3)
+    again = resumed if (folder / "config.json").exists() else (*TRAIN, "--out", folder)
+    subprocess.run(command(*again), cwd=ROOT, check=True, capture_output=True)
+
+
+def check_killed(undisturbed, folder, moment):
+    kill_and_resume(folder, moment)
+    assert last(folder) == last(undisturbed), f"killed after {moment:.2f} s"
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+def moments(n, seed):
+    """From before the first step to after the last: a run takes about four seconds."""
+    rng = random.Random(seed)
+    return [rng.uniform(0.8, 4.5) for _ in range(n)]
+
+
+@pytest.mark.parametrize("moment", moments(4, seed=1))
+def test_killed_and_resumed_gives_the_same_bits(undisturbed, tmp_path, moment):
+    check_killed(undisturbed, tmp_path / "run", moment)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moment", moments(50, seed=2))
+def test_killed_and_resumed_gives_the_same_bits_50_times(undisturbed, tmp_path, moment):
+    check_killed(undisturbed, tmp_path / "run", moment)
+
+
+@pytest.mark.parametrize("stage", ["before fsync", "between the renames"])
+def test_killed_while_writing_a_checkpoint(undisturbed, tmp_path, stage):
+    """Die inside write_atomically, at its two worst places, during the second checkpoint."""
+    call = "os.fsync" if stage == "before fsync" else "os.replace"
+    code = f"""
+import os, sys
+from core import checkpoint
+from models import __main__, train
+real, saves = {call}, [0]
+def dying(*a):
+    if saves[0] == 2 and (len(a) == 1 or str(a[1]).endswith("checkpoint.safetensors")):
+        os.kill(os.getpid(), 9)
+    return real(*a)
+save = checkpoint.save
+def counted(*a, **k):
+    saves[0] += 1
+    return save(*a, **k)
+checkpoint.save = counted
+{call} = dying
+__main__.main(sys.argv[1:])
+"""
+    folder = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", code, *TRAIN, "--out", str(folder)], cwd=ROOT, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert (folder / "checkpoint.safetensors").exists() == (stage == "before fsync")
+    subprocess.run(command("train", "--resume", folder, "--save-every", 3), cwd=ROOT, check=True, capture_output=True)
+    assert last(folder) == last(undisturbed)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*TRAIN[:5], "400", "--out", folder]
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (folder / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130 and f"continue with --resume {folder}" in errors and "Traceback" not in errors
+    assert 0 < int(np.frombuffer(last(folder)["optim.generator.step"], np.int64)[0]) < 400
+
+
+def refused(capsys, *arguments):
+    """The one line of a command that fails."""
+    assert main([str(a) for a in arguments]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def test_commands_refuse_in_one_line(undisturbed, tmp_path, capsys):
+    before = last(undisturbed)
+    for arguments, words in (
+        (("train", "gan", "--out", undisturbed), f"continue it with --resume {undisturbed}"),
+        (("train",), "name a model (gan, vae, gpt, seq2seq)"),
+        (
+            ("train", "gan", "--preset", "small", "--out", tmp_path / "n"),
+            "preset is 'small', should be one of demo, paper",
+        ),
+        (("train", "gan", "--out", tmp_path / "n", "--data", tmp_path / "no é"), "no such file or folder"),
+        (("train", "gan", "--out", tmp_path / "n", "--batch", "20000"), "has 10000 examples"),
+        (("train", "gan", "--out", tmp_path / "n", "--seed", "-1"), "seed is -1"),
+        (("train", "gan", "--out", tmp_path / "n", "--device", "cuda"), "device 'cuda' needs"),
+        (("train", "--resume", undisturbed, "--batch", "5"), "--batch cannot be given with --resume"),
+        (("train", "vae", "--resume", undisturbed), "holds a gan run, not vae"),
+        (("train", "--resume", tmp_path), "not a run folder"),
+        (("sample", tmp_path), "not a run folder"),
+        (("sample", undisturbed, "--prompt", "x"), "--prompt is for gpt and seq2seq"),
+        (("evaluate", tmp_path / "absent"), "not a run folder"),
+    ):
+        assert words in refused(capsys, *arguments)
+    assert last(undisturbed) == before
+
+
+def test_settings_that_are_not_ours(tmp_path, capsys):
+    for content in ("", "[]", "{}", '{"format": 1, "model": "other"}', '{"format": 9, "model": "gan"}'):
+        (tmp_path / "config.json").write_text(content)
+        assert "config.json: " in refused(capsys, "sample", tmp_path)
+
+
+def test_sample_and_evaluate(undisturbed, tmp_path, capsys):
+    assert main(["sample", str(undisturbed), "-n", "5", "--out", str(tmp_path / "s.png")]) == 0
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["evaluate", str(undisturbed)]) == 0
+    figures = json.loads((undisturbed / "evaluation.json").read_text())
+    assert set(figures) == {"step", "classes", "largest_share", "variety", "novelty"} and figures["step"] == 12
+    assert "variety" in capsys.readouterr().out
+
+
+def test_changed_data_is_refused_on_resume(tmp_path, capsys):
+    text = tmp_path / "words.txt"
+    text.write_text("to be or not to be " * 200)  # with no line end, which a sample might begin with
+    folder = tmp_path / "run"
+    assert main(["train", "gpt", "--steps", "2", "--batch", "2", "--out", str(folder), "--data", str(text)]) == 0
+    assert main(["sample", str(folder), "--prompt", "to be"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("to be")
+    assert "does not know: 'xz'" in refused(capsys, "sample", folder, "--prompt", "xz")
+    text.write_text("something else " * 200)
+    assert "changed since" in refused(capsys, "train", "--resume", folder)
+
+
+def test_two_processes_in_one_folder(undisturbed, capsys):
+    run = Run.open(undisturbed)
+    with run.locked():
+        assert "another process is training" in refused(capsys, "train", "--resume", undisturbed)
+        with pytest.raises(RunError, match="another process"), Run.open(undisturbed).locked():
+            pass
+    with run.locked():
+        pass
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch, capsys):
+    from models.gan import GANTrainer
+
+    step = GANTrainer.step
+
+    def broken(self, batch):
+        losses = step(self, batch)
+        return {**losses, "g_loss": float("nan")} if self.steps == 5 else losses
+
+    monkeypatch.setattr(GANTrainer, "step", broken)
+    line = refused(capsys, *TRAIN, "--out", tmp_path / "run")
+    assert "not finite at step 5" in line and str(tmp_path / "run" / "checkpoint.safetensors") in line
+    assert int(np.frombuffer(last(tmp_path / "run")["optim.generator.step"], np.int64)[0]) == 3
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(undisturbed, tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    checkpoint.save(path, {"a": np.arange(3)})
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(path, {"a": np.arange(4)}, keep=tmp_path / "previous")
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_non_contiguous_arrays_are_saved_right(tmp_path):
+    arrays = {
+        "t": np.arange(6.0).reshape(2, 3).T,
+        "s": np.arange(10)[::3],
+        "zero": np.array(2.5),
+        "none": np.empty((0, 3)),
+    }
+    checkpoint.save(tmp_path / "c", arrays, {"note": "ñ"})
+    loaded, metadata = checkpoint.load(tmp_path / "c")
+    assert metadata == {"note": "ñ"}
+    for name, a in arrays.items():
+        assert loaded[name].shape == a.shape and np.array_equal(loaded[name], a)
+
+
+def test_every_model_has_a_sample_size():
+    from models import MODELS
+
+    assert SAMPLES.keys() == MODELS.keys()
