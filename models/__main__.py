@@ -54,9 +54,10 @@ def _train(args):
         fixed = [o for o in ("preset", "batch", "seed", "out", "data") if getattr(args, o) is not None]
         if fixed:
             raise ValueError(f"--{fixed[0]} cannot be given with --resume: the run's own settings are used")
+        kind = Run.open(args.resume).settings["model"]
+        if args.model not in (None, kind):
+            raise ValueError(f"{args.resume} holds a {kind} run, not {args.model}")
         run, trainer, seconds = resume(args.resume, steps=args.steps, device=args.device, save_every=args.save_every)
-        if args.model and args.model != trainer.kind:
-            raise ValueError(f"{args.resume} holds a {trainer.kind} run, not {args.model}")
     else:
         if not args.model:
             raise ValueError(f"name a model ({', '.join(MODELS)}), or a run with --resume")

@@ -160,8 +160,13 @@ class GPTTrainer(Trainer):
     def metadata(self):
         return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}
 
-    def generate(self, prompt: str = "\n", n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed: int = 0) -> str:
-        """`prompt` and n more tokens. When the context is full, its later half is read again and the rest forgotten."""
+    def generate(self, prompt=None, n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed: int = 0) -> str:
+        """`prompt` (or else how the training text begins) and n more tokens.
+
+        When the context is full, its later half is read again and the rest forgotten.
+        """
+        if prompt is None:
+            prompt = "".join(self.data.train.lstrip()[:40].partition("\n")[:2])
         ids = self.tokenizer.encode(prompt)
         if not ids:
             raise ValueError("generate: prompt is empty, should have a character or more")
@@ -175,7 +180,7 @@ class GPTTrainer(Trainer):
                 ids += new
         return self.tokenizer.decode(ids)
 
-    def sample(self, n: int, seed: int = 0, prompt: str = "\n", **options) -> list:
+    def sample(self, n: int, seed: int = 0, prompt: str | None = None, **options) -> list:
         """n texts of 500 tokens."""
         return [self.generate(prompt, seed=seed + i, **options) for i in range(n)]
 

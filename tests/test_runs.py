@@ -146,12 +146,13 @@ def test_interrupt_saves_and_says_how_to_go_on(undisturbed, tmp_path):
     assert 0 < int(np.frombuffer(last(folder)["optim.generator.step"], np.int64)[0]) < 400
 
 
-def refused(capsys, *arguments):
-    """The one line of a command that fails."""
+def refused(capsys, *arguments, bar=False):
+    """The one line of a command that fails; before it, only a progress bar if the run had begun."""
+    capsys.readouterr()
     assert main([str(a) for a in arguments]) == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+    *before, line = capsys.readouterr().err.strip().split("\n")
+    assert line.startswith("error: ") and (bar or not before)
+    return line
 
 
 def test_commands_refuse_in_one_line(undisturbed, tmp_path, capsys):
@@ -225,7 +226,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch, capsys):
         return {**losses, "g_loss": float("nan")} if self.steps == 5 else losses
 
     monkeypatch.setattr(GANTrainer, "step", broken)
-    line = refused(capsys, *TRAIN, "--out", tmp_path / "run")
+    line = refused(capsys, *TRAIN, "--out", tmp_path / "run", bar=True)
     assert "not finite at step 5" in line and str(tmp_path / "run" / "checkpoint.safetensors") in line
     assert int(np.frombuffer(last(tmp_path / "run")["optim.generator.step"], np.int64)[0]) == 3
 
