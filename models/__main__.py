@@ -18,19 +18,19 @@ def parser():
     t = commands.add_parser("train", help="train a model into a run folder, or continue one")
     t.add_argument("model", nargs="?", choices=MODELS, help="which model")
     t.add_argument("--preset", help="demo (default), small (text models) or paper")
-    t.add_argument("--steps", type=_positive, help="steps in all, also with --resume")
-    t.add_argument("--batch", type=_positive, help="examples a step")
+    t.add_argument("--steps", type=positive, help="steps in all, also with --resume")
+    t.add_argument("--batch", type=positive, help="examples a step")
     t.add_argument("--seed", type=int, help="default 0")
     t.add_argument("--out", help="run folder, default runs/MODEL")
     t.add_argument("--resume", metavar="DIR", help="continue the run in DIR")
     t.add_argument("--data", help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs")
-    t.add_argument("--save-every", type=_positive, metavar="N", help="steps between checkpoints and samples")
+    t.add_argument("--save-every", type=positive, metavar="N", help="steps between checkpoints and samples")
     t.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     t.set_defaults(run=_train)
 
     s = commands.add_parser("sample", help="generate from a trained run")
     s.add_argument("run_folder", metavar="RUN")
-    s.add_argument("-n", type=_positive, help="how many")
+    s.add_argument("-n", type=positive, help="how many")
     s.add_argument("--prompt", help="text to continue (gpt) or to translate (seq2seq)")
     s.add_argument("--seed", type=int, default=0)
     s.add_argument("--out", help="file to write: .png for images, else text; default: texts are printed")
@@ -42,7 +42,8 @@ def parser():
     return p
 
 
-def _positive(text):
+def positive(text):
+    """An argument that counts something."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"is {value}, should be at least 1")

@@ -131,8 +131,8 @@ def main(arguments=None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     results["seconds"] = time.perf_counter() - began
-    (out / "figures.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     (out / "index.html").write_text(page(results), encoding="utf-8")
+    (out / "figures.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     print(f"{results['seconds']:.0f} s; look at {out / 'index.html'}")
     return 0
 

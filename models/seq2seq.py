@@ -37,7 +37,7 @@ class Seq2SeqConfig(Config):
     weight_decay: float = 0.01
     clip: float = 1.0
     batch: int = 32
-    steps: int = 1500
+    steps: int = 900
 
     PRESETS = {
         "demo": {},

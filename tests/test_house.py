@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(p for folder in ("core", "models", "tests") for p in (ROOT / folder).rglob("*.py"))
+FILES = sorted(p for folder in ("core", "kernels", "models", "bench", "tests") for p in (ROOT / folder).rglob("*.py"))
 LONGEST = 320  # lines in a file
 
 

@@ -1,0 +1,64 @@
+"""python -m bench presets: parameters and seconds a training step of every model and preset, as a Markdown table."""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+from models import MODELS
+from models.__main__ import positive
+
+# Batches that a machine of 24 GB can hold; the presets' own where they are not named.
+BATCHES = {("gpt", "paper"): 1, ("seq2seq", "paper"): 32}
+
+
+def measure(kind, preset, batch, steps):
+    """One row: a warm-up step, then the median of `steps`, and the most memory the process held."""
+    config = MODELS[kind].Config.preset(preset, **({"batch": batch} if batch else {}))
+    trainer = MODELS[kind](config)
+    batches = trainer.batches("train")
+    seconds = []
+    for _ in range(steps + 1):
+        arrays = next(batches)
+        began = time.perf_counter()
+        trainer.step(arrays)
+        seconds.append(time.perf_counter() - began)
+    parameters = sum(p.size for p in trainer.model.parameters())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    median = statistics.median(seconds[1:])
+    print(f"| {kind} | {preset} | {parameters:,} | {config.batch} | {median:.3g} | {peak:.2g} |", flush=True)
+
+
+def presets(args):
+    """Every row in a process of its own, so that its memory is its own."""
+    print(
+        "| model | preset | parameters | batch | seconds a step | peak GiB |\n|---|---|---:|---:|---:|---:|", flush=True
+    )
+    for kind, trainer in MODELS.items():
+        for preset in trainer.Config.PRESETS:
+            batch = BATCHES.get((kind, preset), 0)
+            options = ["--model", kind, "--preset", preset, "--batch", str(batch), "--steps", str(args.steps)]
+            subprocess.run([sys.executable, "-m", "bench", "row", *options], check=True)
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    all_rows = commands.add_parser("presets", help="the whole table")
+    all_rows.set_defaults(run=presets)
+    row = commands.add_parser("row", help="one row of it")
+    row.add_argument("--model", choices=MODELS, required=True)
+    row.add_argument("--preset", default="demo")
+    row.add_argument("--batch", type=int, default=0, help="default: the preset's")
+    row.set_defaults(run=lambda a: measure(a.model, a.preset, a.batch, a.steps))
+    for command in (all_rows, row):
+        command.add_argument("--steps", type=positive, default=5, help="steps timed, after one that is not")
+    args = parser.parse_args(arguments)
+    args.run(args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
