@@ -4,10 +4,13 @@ A checkpoint is complete before the next step begins and every line of metrics u
 that is killed at any moment continues from the last checkpoint and ends in the same bits.
 """
 
+import contextlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 
 from tqdm import tqdm
@@ -29,19 +32,36 @@ def train(run: Run, trainer, save_every: int | None = None):
     run.cut_metrics(trainer.steps)
     batches = trainer.batches("train")
     bar = tqdm(total=steps, initial=trainer.steps, desc=trainer.kind, unit="step", dynamic_ncols=True)
-    with bar, open(run.metrics, "a", encoding="utf-8") as log:
-        try:
-            while trainer.steps < steps:
-                began = time.perf_counter()
-                losses = trainer.step(next(batches))
-                _note(run, trainer, losses, time.perf_counter() - began, log, bar)
-                if trainer.steps % save_every == 0 or trainer.steps == steps:
-                    _save(run, trainer, log)
-        except KeyboardInterrupt:
-            _save(run, trainer, log)
-            bar.write(f"stopped at step {trainer.steps}; continue with --resume {run.folder}", file=sys.stderr)
-            raise
+    with bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
+        while trainer.steps < steps and not stop:
+            began = time.perf_counter()
+            losses = trainer.step(next(batches))
+            _note(run, trainer, losses, time.perf_counter() - began, log, bar)
+            if trainer.steps % save_every == 0 or trainer.steps == steps or stop:
+                _save(run, trainer, log)
+    if trainer.steps < steps:
+        print(f"stopped at step {trainer.steps}; continue with --resume {run.folder}", file=sys.stderr)
+        raise KeyboardInterrupt
     return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _asked_to_stop():
+    """A list that Ctrl-C makes non-empty, so that a step is never left half done; a second Ctrl-C stops at once."""
+    stop: list = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield stop
+        return
+
+    def note(number, frame):
+        stop.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _note(run, trainer, losses, seconds, log, bar):
@@ -86,6 +106,7 @@ def resume(folder, *, steps=None, device="cpu", save_every=None):
     with run.locked():
         changes = {} if steps is None else {"steps": steps}
         trainer = run.trainer(device, **changes)
+        run.write_tokenizer(trainer)
         if changes:
             run.settings["config"]["steps"] = steps
             run.write_settings()

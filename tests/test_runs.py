@@ -136,9 +136,10 @@ __main__.main(sys.argv[1:])
     assert last(folder) == last(undisturbed)
 
 
-def test_interrupt_saves_and_says_how_to_go_on(undisturbed, tmp_path):
-    folder = tmp_path / "run"
-    arguments = [*TRAIN[:5], "400", "--out", folder]
+def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
+    """Ctrl-C ends the step it falls into; the run then goes on to the same bits as one that was left alone."""
+    folder, alone = tmp_path / "run", tmp_path / "alone"
+    arguments = [*TRAIN[:5], "150", "--out", folder]
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not (folder / "metrics.jsonl").exists():
         time.sleep(0.05)
@@ -146,7 +147,11 @@ def test_interrupt_saves_and_says_how_to_go_on(undisturbed, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130 and f"continue with --resume {folder}" in errors and "Traceback" not in errors
-    assert 0 < int(np.frombuffer(last(folder)["optim.generator.step"], np.int64)[0]) < 400
+    done = int(np.frombuffer(last(folder)["optim.generator.step"], np.int64)[0])
+    assert 0 < done < 150
+    for rest in (("train", "--resume", folder), (*TRAIN[:5], "150", "--out", alone)):
+        subprocess.run(command(*rest), cwd=ROOT, check=True, capture_output=True)
+    assert last(folder) == last(alone)
 
 
 def refused(capsys, *arguments, bar=False):
