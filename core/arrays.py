@@ -56,20 +56,31 @@ def is_repeated(x: Array) -> bool:
     return not getattr(x.flags, "writeable", True) or any(s == 0 and n > 1 for s, n in zip(x.strides, x.shape))
 
 
-def as_array(x, like=None) -> Array:
-    """`x` as an array. Python numbers are weak: they take the dtype of `like`, or float32 where that is no float's."""
+def as_array(x) -> Array:
+    """`x` as an array; Python floats, and lists of them, become float32, as in torch."""
     if hasattr(x, "__array_interface__") or is_cupy(x):
         return np.asarray(x) if isinstance(x, np.generic) else x
-    if like is None:
-        dtype = None
-    elif is_float(like) or isinstance(x, numbers.Integral):
-        dtype = like.dtype
+    value = np.asarray(x)
+    return value.astype(np.float32) if value.dtype == np.float64 else value
+
+
+def number_beside(x, others) -> Array:
+    """A Python number as a 0-dimensional array that does not widen the arrays it meets.
+
+    It takes the dtype in which floating `others` are computed; beside integers an integer takes theirs if it fits.
+    """
+    others = [a for a in others if a is not None]
+    dtype = result_dtype(*others)
+    if dtype is not None:
+        dtype = compute_dtype(dtype) if any(a.ndim for a in others) else dtype
+    elif isinstance(x, numbers.Integral):
+        kinds = [a.dtype for a in others if a.dtype.kind in "iu"]
+        dtype = np.result_type(*kinds) if kinds else np.dtype(np.int64)
+        limits = np.iinfo(dtype)
+        dtype = dtype if limits.min <= x <= limits.max else np.dtype(np.int64)
     else:
-        dtype = np.float32
-    value = np.asarray(x, dtype=dtype)
-    if dtype is None and value.dtype == np.float64:  # Python floats and lists of them, as in torch
-        value = value.astype(np.float32)
-    return array_module(like).asarray(value)
+        dtype = np.dtype(np.float32)
+    return array_module(*others).asarray(x, dtype=dtype)
 
 
 # --- dtypes ----------------------------------------

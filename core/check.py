@@ -2,6 +2,8 @@
 
 import numbers
 
+import numpy as np
+
 from core.arrays import is_float
 
 
@@ -43,7 +45,7 @@ def one_of(op, argument, value, choices):
 
 
 def probability(op, argument, p):
-    if not isinstance(p, int | float) or not 0 <= p <= 1:
+    if not isinstance(p, int | float | np.floating) or not 0 <= p <= 1:
         fail(op, argument, repr(p), "a number in [0, 1]")
 
 

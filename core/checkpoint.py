@@ -25,7 +25,7 @@ class CheckpointError(ValueError):
 def write_atomically(path, content: bytes, keep=None):
     """Replace `path` by `content`, all or nothing; the old file moves to `keep` where that is given."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: a crash leaves at most one, and the next write takes it
     try:
         with open(temporary, "wb") as f:
             f.write(content)
@@ -40,8 +40,8 @@ def write_atomically(path, content: bytes, keep=None):
 
 
 def _sync_folder(folder):
-    """Force the renames themselves to disk, where the system lets a folder be opened."""
-    with contextlib.suppress(PermissionError):
+    """Force the renames themselves to disk, where the file system can do that."""
+    with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

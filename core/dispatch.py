@@ -112,6 +112,7 @@ def use(mode: str):
 def choose(name: str, inputs, attrs) -> tuple:
     """The implementation that runs in the current mode, and the reason in words."""
     row, mode = TABLE[name], _mode.get()
+    inputs = [x for v in inputs for x in (v if isinstance(v, list) else (v,))]  # optimisers pass lists of arrays
     device = arrays.device_of(next((x for x in inputs if arrays.is_cupy(x)), None)).partition(":")[0]
     kernel = row.kernels.get(device, f"no {device} kernel is written for it")
     if not isinstance(kernel, Kernel):
@@ -218,10 +219,12 @@ def explain(subject, *inputs, **attrs):
 
 def _explain_step(trainer):
     before = {name: array.copy() for name, array in trainer.state().items()}
-    with recording() as log:
-        trainer.feed(next(trainer.batches("train")))
-        trainer.update()
-    trainer.load_state(before)
+    try:
+        with recording() as log:
+            trainer.feed(next(trainer.batches("train")))
+            trainer.update()
+    finally:
+        trainer.load_state(before)
     table: dict[str, Counter] = {}
     for name, backend in log:
         table.setdefault(name, Counter())[backend] += 1

@@ -7,15 +7,17 @@ which swaps the two pairs and the members of the channel pair, serves both.
 
 import numpy as np
 
+from core.arrays import array_module
+
 
 def to_torch(array):
-    """One of our weights in PyTorch's layout, contiguous."""
-    return np.ascontiguousarray(array.transpose(3, 2, 0, 1)) if array.ndim == 4 else array
+    """One of our weights in PyTorch's layout, a copy."""
+    return array_module(array).array(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array, order="C")
 
 
 def from_torch(array):
-    """One of PyTorch's weights in our layout, contiguous."""
-    return np.ascontiguousarray(array.transpose(2, 3, 1, 0)) if array.ndim == 4 else array
+    """One of PyTorch's weights in our layout, a copy."""
+    return array_module(array).array(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array, order="C")
 
 
 def to_torch_state_dict(state: dict) -> dict:

@@ -27,7 +27,7 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of all layers and models: set Parameters, Tensors (buffers) and Modules (or lists of them) as attributes."""
+    """Base of all layers and models: set Parameters, Tensors (buffers) and Modules as attributes, or lists of them."""
 
     training = True
 
@@ -37,26 +37,30 @@ class Module:
     def __call__(self, *args, **options):
         return self.forward(*args, **options)
 
-    def children(self):
-        """(name, module) of every direct child; the members of a list are called name.0, name.1, ..."""
+    def members(self):
+        """(name, value) of every attribute; what is in a list or dictionary is called name.0, name.key, ..."""
         for name, value in vars(self).items():
-            if isinstance(value, Module):
+            if isinstance(value, list | tuple):
+                yield from ((f"{name}.{i}", v) for i, v in enumerate(value))
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", v) for key, v in value.items())
+            else:
                 yield name, value
-            elif isinstance(value, list | tuple):
-                yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
 
     def modules(self):
+        """This module and all below it."""
         yield self
-        for _, child in self.children():
-            yield from child.modules()
+        for _, value in self.members():
+            if isinstance(value, Module):
+                yield from value.modules()
 
     def named_tensors(self, prefix=""):
-        """(name, tensor) of every parameter and buffer, the module's own first."""
-        for name, value in vars(self).items():
+        """(name, tensor) of every parameter and buffer, here and below."""
+        for name, value in self.members():
             if isinstance(value, Tensor):
                 yield prefix + name, value
-        for name, child in self.children():
-            yield from child.named_tensors(f"{prefix}{name}.")
+            elif isinstance(value, Module):
+                yield from value.named_tensors(f"{prefix}{name}.")
 
     def named_parameters(self) -> dict:
         """{name: Parameter}; a parameter that is shared (a tied table) comes once, under its first name."""
@@ -104,14 +108,14 @@ class Module:
     @contextlib.contextmanager
     def frozen(self):
         """`with model.frozen():` gradients pass through the module, but its parameters get none."""
-        parameters = self.parameters()
-        for p in parameters:
+        before = [(p, p.requires_grad) for p in self.parameters()]
+        for p, _ in before:
             p.requires_grad = False
         try:
             yield self
         finally:
-            for p in parameters:
-                p.requires_grad = True
+            for p, wanted in before:
+                p.requires_grad = wanted
 
 
 def uniform(shape, bound: float) -> Parameter:
@@ -132,7 +136,7 @@ def ones(shape) -> Parameter:
     return Parameter(random.current().xp.ones(shape, np.float32))
 
 
-def _fan_in(weight_shape, fan_in, bias, channels):
+def _default_weights(weight_shape, fan_in, bias, channels):
     """PyTorch's default: weight and bias from [-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     bound = 1 / math.sqrt(fan_in)
     return uniform(weight_shape, bound), uniform((channels,), bound) if bias else None
@@ -142,7 +146,7 @@ class Linear(Module):
     """act(x @ weight.T + bias): x (..., d_in) -> (..., d_out); weight (d_out, d_in)."""
 
     def __init__(self, d_in, d_out, bias=True, *, act=None):
-        self.weight, self.bias = _fan_in((d_out, d_in), d_in, bias, d_out)
+        self.weight, self.bias = _default_weights((d_out, d_in), d_in, bias, d_out)
         self.act = act
 
     def forward(self, x):
@@ -153,7 +157,7 @@ class Conv2d(Module):
     """(N, H, W, c_in) -> (N, OH, OW, c_out); weight (K, K, c_in, c_out). Options as F.conv2d's."""
 
     def __init__(self, c_in, c_out, kernel, bias=True, **options):
-        self.weight, self.bias = _fan_in((kernel, kernel, c_in, c_out), kernel * kernel * c_in, bias, c_out)
+        self.weight, self.bias = _default_weights((kernel, kernel, c_in, c_out), kernel * kernel * c_in, bias, c_out)
         self.options = options
 
     def forward(self, x):
@@ -164,7 +168,7 @@ class ConvTranspose2d(Module):
     """(N, H, W, c_in) -> (N, OH, OW, c_out); weight (K, K, c_out, c_in). Options as F.conv_transpose2d's."""
 
     def __init__(self, c_in, c_out, kernel, bias=True, **options):
-        self.weight, self.bias = _fan_in((kernel, kernel, c_out, c_in), kernel * kernel * c_out, bias, c_out)
+        self.weight, self.bias = _default_weights((kernel, kernel, c_out, c_in), kernel * kernel * c_out, bias, c_out)
         self.options = options
 
     def forward(self, x):

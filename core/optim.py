@@ -17,6 +17,10 @@ class Optimizer:
     """
 
     def __init__(self, parameters: dict, lr):
+        if not isinstance(parameters, dict):
+            raise TypeError(
+                f"{type(self).__name__}: parameters is a {type(parameters).__name__}, should be a dict of them"
+            )
         if not parameters:
             raise ValueError(f"{type(self).__name__}: parameters is empty, should hold one or more")
         self.parameters = parameters
@@ -72,7 +76,11 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015), as torch.optim.Adam: weight decay is an L2 penalty."""
+    """Adam (Kingma & Ba 2015), as torch.optim.Adam: weight decay is an L2 penalty.
+
+    One step count serves all parameters (PyTorch keeps one each): they differ only where a parameter goes without a
+    gradient for some steps.
+    """
 
     decoupled = False
 
@@ -81,7 +89,8 @@ class Adam(Optimizer):
         if not all(0 <= b < 1 for b in betas):
             raise ValueError(f"{type(self).__name__}: betas is {betas}, should be two numbers in [0, 1)")
         self.options = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "decoupled": self.decoupled}
-        self.moment("m"), self.moment("v")
+        self.moment("m")
+        self.moment("v")
 
     def _update(self, params, grads, ms, vs):
         run_("adam_", params, grads, ms, vs, self.lr, self.steps, **self.options)

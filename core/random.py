@@ -16,7 +16,11 @@ from core.reference import random as reference
 
 
 class Generator:
-    """Generator(seed, device): a stream of random draws. `with generator:` makes it the current one."""
+    """Generator(seed, device): a stream of random draws. `with generator:` makes it the current one.
+
+    Like `no_grad` and `use`, that holds for the thread it is said in; a new thread starts without. One generator
+    serves one thread at a time.
+    """
 
     def __init__(self, seed: int = 0, device: str = "cpu"):
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
@@ -24,7 +28,6 @@ class Generator:
         self.seed, self.draw = int(seed), 0
         self.xp = arrays.module_for(device)
         self.step = self.xp.zeros((), np.int64)
-        self._tokens: list = []
 
     def next(self) -> dict:
         """The arguments of the next draw: seed, draw and the step array."""
@@ -37,16 +40,16 @@ class Generator:
         self.draw = 0
 
     def __enter__(self):
-        self._tokens.append(_current.set(self))
+        _entered.set((*_entered.get(), self))
         return self
 
     def __exit__(self, *error):
-        _current.reset(self._tokens.pop())
+        _entered.set(_entered.get()[:-1])
 
 
 _default = Generator()
 _lock = threading.Lock()
-_current: ContextVar[Generator | None] = ContextVar("generator", default=None)
+_entered: ContextVar[tuple] = ContextVar("entered", default=())  # generators in use, the current one last
 _draws: ContextVar[list | None] = ContextVar("draws", default=None)
 
 
@@ -59,7 +62,7 @@ def manual_seed(seed: int) -> Generator:
 
 
 def current() -> Generator:
-    return _current.get() or _default
+    return _entered.get()[-1] if _entered.get() else _default
 
 
 @contextlib.contextmanager

@@ -149,7 +149,19 @@ class Tensor:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    # Comparisons give boolean tensors without a gradient. `==` stays identity, so that tensors can be dictionary keys.
+    def __array__(self, dtype=None, copy=None):
+        if self.requires_grad:
+            raise TypeError("a Tensor that requires a gradient does not turn into an array by itself: use .numpy()")
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    # Comparisons give boolean tensors without a gradient. `==` is identity, so that tensors can be dictionary keys.
+    def __eq__(self, other):
+        if isinstance(other, numbers.Number | np.ndarray):
+            raise TypeError("== between Tensors is identity; compare values by tensor.data == other")
+        return self is other
+
+    __hash__ = object.__hash__
+
     def __lt__(self, other):
         return Tensor(self.data < _value(other))
 
@@ -165,7 +177,7 @@ class Tensor:
     # Shapes.
     def __getitem__(self, index):
         parts = index if isinstance(index, tuple) else (index,)
-        return apply("getitem", self, index=tuple(_value(i) for i in parts))
+        return apply("getitem", self, index=tuple(_fixed(i) for i in parts))
 
     def reshape(self, *shape):
         return apply("reshape", self, shape=_unpack(shape))
@@ -194,6 +206,12 @@ def _value(x):
     return x.data if isinstance(x, Tensor) else x
 
 
+def _fixed(index):
+    """One part of an index; an array is copied, since the gradient needs it as it was."""
+    index = _value(index)
+    return index.copy() if hasattr(index, "dtype") and hasattr(index, "copy") else index
+
+
 def _unpack(args):
     """f(2, 3) and f((2, 3)) mean the same."""
     return tuple(args[0]) if len(args) == 1 and isinstance(args[0], tuple | list) else tuple(args)
@@ -208,8 +226,8 @@ def from_dlpack(x) -> Tensor:
 def apply(name: str, *inputs, **attrs):
     """Run operation `name` on Tensors, arrays, numbers or None, and record it: a Tensor, or a tuple of them."""
     tensors = [x if isinstance(x, Tensor) else None for x in inputs]
-    like = next((_value(x) for x in inputs if hasattr(x, "dtype")), None)
-    values = [_value(x) if x is None or hasattr(x, "dtype") else _number(name, x, like) for x in inputs]
+    known = [_value(x) for x in inputs if hasattr(x, "dtype")]
+    values = [_value(x) if x is None or hasattr(x, "dtype") else _operand(name, x, known) for x in inputs]
     op, y, saved = dispatch.forward(name, values, attrs)
     many = isinstance(y, tuple)
     outputs = [Tensor(v) for v in (y if many else (y,))]
@@ -221,9 +239,12 @@ def apply(name: str, *inputs, **attrs):
     return tuple(outputs) if many else outputs[0]
 
 
-def _number(name, x, like):
-    if isinstance(x, numbers.Number | list | tuple | np.ndarray):
-        return arrays.as_array(x, like if isinstance(x, numbers.Number) else None)
+def _operand(name, x, known):
+    """What is neither Tensor nor array: a number, which adapts to the `known` arrays, or a list."""
+    if isinstance(x, numbers.Real):
+        return arrays.number_beside(x, known)
+    if isinstance(x, list | tuple):
+        return arrays.as_array(x)
     raise TypeError(f"{name}: an operand is a {type(x).__name__}, should be a Tensor, an array or a number")
 
 

@@ -79,12 +79,11 @@ def beam_search(step, reorder, start: int, end: int, most: int, beams: int, alph
         origins, words = np.divmod(best, logits.shape[-1])
         finished += [(value(total[b], length), rows[o]) for b, o, w in zip(best, origins, words) if w == end]
         going = [(b, o, w) for b, o, w in zip(best, origins, words) if w != end][:beams]
-        if not going or (len(finished) >= beams and max(finished)[0] >= value(total[going[0][0]], length)):
-            break
+        if not going or (finished and max(finished)[0] >= value(total[going[0][0]], most)):
+            break  # a score only falls, so nothing that goes on can end better than this
         scores = np.full(beams, -np.inf)  # fewer prefixes than beams go on at first: the rest stay silent
         scores[: len(going)] = [total[b] for b, _, _ in going]
         going += [going[0]] * (beams - len(going))
         rows, tokens = [[*rows[o], int(w)] for _, o, w in going], np.array([w for _, _, w in going])
         reorder(np.array([o for _, o, _ in going]))
-    finished += [(value(s, most), row) for s, row in zip(scores, rows)]
-    return max(finished, key=lambda f: f[0])[1]
+    return max(finished, key=lambda f: f[0])[1] if finished else rows[int(scores.argmax())]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import core.functional as F
-from core import Tensor, nn, optim
+from core import Tensor, nn, optim, random
 from models import data
 from models.data import DataError
 from models.sampling import beam_search, greedy
@@ -67,7 +67,9 @@ class Transformer(nn.Module):
             self.source_positions = nn.normal((c.length, c.d_model), 0.02)
             self.target_positions = nn.normal((c.length, c.d_model), 0.02)
         elif c.positions == "sinusoidal":
-            self.source_positions = self.target_positions = Tensor(sinusoids(c.length, c.d_model))
+            self.source_positions = self.target_positions = Tensor(
+                random.current().xp.asarray(sinusoids(c.length, c.d_model))
+            )
         else:
             raise ValueError(f"Seq2SeqConfig: positions is {c.positions!r}, should be 'learned' or 'sinusoidal'")
         self.drop = nn.Dropout(c.dropout)

@@ -75,18 +75,15 @@ class Toy:
 
 
 def best(toy, most, alpha):
-    """Every sentence of at most `most` tokens, the end mark counted; and unfinished ones of that length."""
+    """Every finished sentence of at most `most` tokens, the end mark counted."""
     found = []
-    for length in range(most + 1):
+    for length in range(most):
         for words in itertools.product(range(3), repeat=length):
             prefix, score = (9,), 0.0
             for w in words:
                 score += toy.logp(prefix)[w]
                 prefix = (*prefix, w)
-            if length < most:
-                found.append(((score + toy.logp(prefix)[3]) / ((6 + length) / 6) ** alpha, list(words)))
-            else:
-                found.append((score / ((5 + length) / 6) ** alpha, list(words)))
+            found.append(((score + toy.logp(prefix)[3]) / ((6 + length) / 6) ** alpha, list(words)))
     return max(found, key=lambda f: f[0])[1]
 
 
@@ -95,6 +92,27 @@ def test_wide_beam_search_finds_the_best_sentence(seed):
     toy = Toy(seed)
     toy.prefixes = [()] * 100
     assert beam_search(toy.step, toy.reorder, 9, 3, 4, 100) == best(toy, 4, 0.6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_narrow_beam_search_gives_a_finished_sentence(seed):
+    """Where some beam has ended, the answer is the best ended one, however long a sentence might have been."""
+    toy, ended = Toy(seed), []
+
+    def step(tokens):
+        logits = toy.step(tokens)
+        ended.extend((*p, 3) for p in toy.prefixes)
+        return logits
+
+    toy.prefixes = [()] * 4
+    words = beam_search(step, toy.reorder, 9, 3, 40, 4)
+    assert (9, *words, 3) in ended
+
+    def value(sentence):
+        score = sum(toy.logp(sentence[:i])[sentence[i]] for i in range(1, len(sentence)))
+        return score / ((5 + len(sentence) - 1) / 6) ** 0.6
+
+    assert value((9, *words, 3)) >= max(value(s) for s in ended if len(s) <= len(words) + 2) - 1e-9
 
 
 def test_greedy_is_a_beam_of_the_likeliest():

@@ -1,7 +1,7 @@
 """Softmax and the losses."""
 
 from core import check, random
-from core.arrays import as_array
+from core.arrays import as_array, number_beside
 from core.functional.arguments import REDUCTIONS, data, tensor
 from core.tensor import Tensor, apply
 
@@ -61,7 +61,8 @@ def bce_with_logits(logits, target, *, reduction="mean"):
     check.floating("bce_with_logits", logits=logits.data)
     check.no_gradient("bce_with_logits", "target", target)
     check.one_of("bce_with_logits", "reduction", reduction, REDUCTIONS)
-    target = Tensor(as_array(data(target), logits.data))
+    target = data(target)
+    target = Tensor(as_array(target) if hasattr(target, "shape") else number_beside(target, [logits.data]))
     if target.ndim:
         check.matches("bce_with_logits", "target", target.shape, logits.shape)
     return apply("bce_with_logits", logits, target, reduction=reduction)

@@ -51,6 +51,8 @@ def batch_norm(
     x, weight, bias, mean, var = (tensor(v) for v in (x, weight, bias, running_mean, running_var))
     _norm_arguments("batch_norm", x, weight, bias)
     check.one_of("batch_norm", "act", act, ACTIVATIONS)
+    if (mean is None) != (var is None):
+        check.fail("batch_norm", "running_mean or running_var", "None alone", "given with the other")
     for name, stat in (("running_mean", mean), ("running_var", var)):
         if stat is not None:
             check.matches("batch_norm", name, stat.shape, x.shape[-1:])
@@ -64,9 +66,10 @@ def batch_norm(
         check.fail("batch_norm", "x", f"of shape {x.shape}", "more than one value per channel when training")
     mask, step, key = dropout_of("batch_norm", x, dropout_p, mask)
     y, m, v = apply("batch_norm", x, weight, bias, mask, step, dropout_p=dropout_p, **shared, **key)
-    if mean is not None and var is not None:
+    if mean is not None:
         run_("running_stats_", mean.data, var.data, m.data, v.data, momentum=momentum, count=count)
-        mean.bump_(), var.bump_()
+        mean.bump_()
+        var.bump_()
     return y
 
 

@@ -57,7 +57,7 @@ def _reduce(losses, reduction, count):
 
 def _scale(dy, reduction, count):
     """What each element's own gradient is multiplied by."""
-    return dy / dy.dtype.type(count) if reduction == "mean" else dy
+    return dy / array_module(dy).asarray(count).astype(dy.dtype) if reduction == "mean" else dy
 
 
 # --- cross entropy ----------------------------------------

@@ -77,7 +77,7 @@ def _pow_y(xp, dy, z, x, y):
 
 def _share(xp, dy, mine, other, won):
     """max and min give the gradient to the winner, and half to each at a tie, as torch does."""
-    return dy * xp.where(mine == other, dy.dtype.type(0.5), won)
+    return xp.where(mine == other, 0.5 * dy, xp.where(won, dy, 0))  # not dy * mask: inf * 0 is nan
 
 
 def _clip_dx(xp, dy, y, x, *, low, high):
@@ -86,7 +86,7 @@ def _clip_dx(xp, dy, y, x, *, low, high):
         inside &= x >= low
     if high is not None:
         inside &= x <= high
-    return dy * inside
+    return xp.where(inside, dy, 0)
 
 
 TANH_GELU = (0.7978845608028654, 0.044715)  # sqrt(2/pi), and the cubic's coefficient (Hendrycks & Gimpel 2016)
@@ -133,7 +133,7 @@ RULES = {
     "softplus":   Rule(_softplus, (lambda xp, dy, y, x: dy * _sigmoid(xp, x),), "x"),
     "silu":       Rule(lambda xp, x: x * _sigmoid(xp, x),
                        (lambda xp, dy, y, x: dy * _sigmoid(xp, x) * (1 + x * _sigmoid(xp, -x)),), "x"),
-    "relu":       Rule(lambda xp, x: xp.maximum(x, 0), (lambda xp, dy, y, x: dy * ~(y <= 0),), "y"),
+    "relu":       Rule(lambda xp, x: xp.maximum(x, 0), (lambda xp, dy, y, x: xp.where(y <= 0, 0, dy),), "y"),
     "leaky_relu": Rule(_leaky_relu, (_leaky_relu_dx,), "x"),
     "gelu_tanh":  Rule(_gelu_tanh, (_gelu_tanh_dx,), "x"),
     "clip":       Rule(lambda xp, x, low, high: xp.clip(x, low, high), (_clip_dx,), "x"),
