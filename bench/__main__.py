@@ -40,7 +40,8 @@ def presets(args):
         for preset in trainer.Config.PRESETS:
             batch = BATCHES.get((kind, preset), 0)
             options = ["--model", kind, "--preset", preset, "--batch", str(batch), "--steps", str(args.steps)]
-            subprocess.run([sys.executable, "-m", "bench", "row", *options], check=True)
+            if subprocess.run([sys.executable, "-m", "bench", "row", *options]).returncode:
+                sys.exit(f"error: the row of {kind} {preset} failed")
 
 
 def main(arguments=None) -> int:
@@ -50,13 +51,17 @@ def main(arguments=None) -> int:
     all_rows.set_defaults(run=presets)
     row = commands.add_parser("row", help="one row of it")
     row.add_argument("--model", choices=MODELS, required=True)
-    row.add_argument("--preset", default="demo")
-    row.add_argument("--batch", type=int, default=0, help="default: the preset's")
+    row.add_argument("--preset", default="demo", help="default demo")
+    row.add_argument("--batch", type=int, default=0, help="0, the default: the preset's")
     row.set_defaults(run=lambda a: measure(a.model, a.preset, a.batch, a.steps))
     for command in (all_rows, row):
         command.add_argument("--steps", type=positive, default=5, help="steps timed, after one that is not")
     args = parser.parse_args(arguments)
-    args.run(args)
+    try:
+        args.run(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

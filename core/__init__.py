@@ -1,7 +1,7 @@
 """A minimal autograd engine on NumPy and CuPy arrays, and the reference of every operation built on it.
 
 # next: core/tensor.py, core/graph.py, core/dispatch.py (who computes), core/reference (what is computed),
-# core/functional.py (the public functions), core/nn.py and core/optim.py.
+# core/functional (the public functions), core/nn.py and core/optim.py.
 """
 
 from core import checkpoint, functional, interop, nn, optim, random

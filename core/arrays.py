@@ -4,7 +4,6 @@ Everything above works on NumPy and CuPy arrays alike. `xp` in this project is a
 (`numpy` or `cupy`), found by `array_module`; CuPy is imported only where an array or a device asks for it.
 """
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ def number_beside(x, others) -> Array:
     dtype = result_dtype(*others)
     if dtype is not None:
         dtype = compute_dtype(dtype) if any(a.ndim for a in others) else dtype
-    elif isinstance(x, numbers.Integral):
+    elif isinstance(x, int | np.integer):
         kinds = [a.dtype for a in others if a.dtype.kind in "iu"]
         dtype = np.result_type(*kinds) if kinds else np.dtype(np.int64)
         limits = np.iinfo(dtype)

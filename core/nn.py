@@ -248,14 +248,14 @@ class MultiHeadAttention(Module):
         """memory (B, Tk, D) -> keys and values, each (B, h, Tk, d)."""
         kv = self.kv(memory)
         half = kv.shape[-1] // 2
-        k, v = F.split(kv, (half, half))
+        k, v = F.split(kv, (half, half))  # (B, Tk, D) each
         return self._split(k), self._split(v)
 
     def forward(self, x, kv=None, **options):
         """x (B, T, D) attends to itself, or to kv = keys_values(memory); options as F.attention's -> (B, T, D)."""
         k, v = self.keys_values(x) if kv is None else kv
         y = F.attention(self._split(self.q(x)), k, v, **options)  # (B, h, T, d)
-        return self.out(y.transpose(0, 2, 1, 3).reshape(x.shape))
+        return self.out(y.transpose(0, 2, 1, 3).reshape(x.shape))  # (B, T, h, d) -> (B, T, D)
 
 
 class Sequential(Module):

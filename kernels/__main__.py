@@ -1,4 +1,4 @@
-"""python -m kernels explain: the dispatch table, and what would run on this machine."""
+"""python -m kernels explain: the dispatch table, what runs on a CPU and what on a GPU."""
 
 import argparse
 import sys

@@ -8,7 +8,7 @@ import time
 from models import MODELS
 from models.pictures import as_text, save_samples
 from models.runs import Run
-from models.train import SAMPLES, resume, train_new
+from models.train import ERRORS, SAMPLES, resume, train_new
 
 
 def parser():
@@ -25,29 +25,30 @@ def parser():
     t.add_argument("--resume", metavar="DIR", help="continue the run in DIR")
     t.add_argument("--data", help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs")
     t.add_argument("--save-every", type=positive, metavar="N", help="steps between checkpoints and samples")
-    t.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    t.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     t.set_defaults(run=_train)
 
     s = commands.add_parser("sample", help="generate from a trained run")
-    s.add_argument("run_folder", metavar="RUN")
-    s.add_argument("-n", type=positive, help="how many")
+    s.add_argument("run_folder", metavar="RUN", help="a run folder")
+    s.add_argument("-n", type=positive, help="how many (default 64 images, 1 text, 5 translations)")
     s.add_argument("--prompt", help="text to continue (gpt) or to translate (seq2seq)")
-    s.add_argument("--seed", type=int, default=0)
-    s.add_argument("--out", help="file to write: .png for images, else text; default: texts are printed")
+    s.add_argument("--seed", type=int, default=0, help="another seed, other samples")
+    s.add_argument(
+        "--out", help="file to write, .png or .txt; default: images to RUN/samples/sampled.png, texts printed"
+    )
     s.set_defaults(run=_sample)
 
     e = commands.add_parser("evaluate", help="figures of merit of a trained run")
-    e.add_argument("run_folder", metavar="RUN")
+    e.add_argument("run_folder", metavar="RUN", help="a run folder")
     e.set_defaults(run=_evaluate)
     return p
 
 
 def positive(text):
     """An argument that counts something."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"is {value}, should be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, at least 1")
+    return int(text)
 
 
 def _train(args):
@@ -117,7 +118,7 @@ def main(arguments=None) -> int:
         args.run(args)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, RuntimeError) as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

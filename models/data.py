@@ -20,6 +20,12 @@ import numpy as np
 
 from core import random
 
+CARRIED = {
+    "gan": "mnist_small.npz",
+    "vae": "mnist_small.npz",
+    "gpt": "shakespeare_small.txt",
+    "seq2seq": "bible_en_es_short.tsv",
+}
 FOLDER = Path(__file__).parent / "data"
 SIDE = 28  # pixels; the models' shapes follow from it
 MOST_BYTES = 1 << 32  # no file or array larger than this is read into memory
@@ -125,7 +131,7 @@ def _read_npz(path: Path):
 
 def load_images(path=None) -> Images:
     """Images from `path` (an .npz, or a folder of IDX files); the carried MNIST excerpt without one."""
-    path = carried("mnist_small.npz") if path is None else Path(path)
+    path = carried(CARRIED["gan"]) if path is None else Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     x_train, y_train, x_test, y_test = _read_idx_folder(path) if path.is_dir() else _read_npz(path)
@@ -161,7 +167,7 @@ class Text:
 
 
 def load_text(path=None) -> Text:
-    path = carried("shakespeare_small.txt") if path is None else Path(path)
+    path = carried(CARRIED["gpt"]) if path is None else Path(path)
     text = _decode(path)
     cut = int(len(text) * 0.9)
     return Text(text[:cut], text[cut:], path)
@@ -179,7 +185,7 @@ class Pairs:
 
 def load_pairs(path=None) -> Pairs:
     """Pairs from a TSV; a pair of which either sentence was seen before is left out, so the split leaks nothing."""
-    path = carried("bible_en_es_short.tsv") if path is None else Path(path)
+    path = carried(CARRIED["seq2seq"]) if path is None else Path(path)
     pairs: list = []
     seen: set = set()
     for number, line in enumerate(_decode(path).split("\n"), 1):

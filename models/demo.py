@@ -20,7 +20,7 @@ import numpy as np
 from models import MODELS
 from models.pictures import save_grid
 from models.runs import Run, versions
-from models.train import resume, train_new
+from models.train import ERRORS, resume, train_new
 
 KINDS = ("gan", "vae", "gpt")
 PROMPT = "\nKING.\n"
@@ -34,15 +34,22 @@ def sources() -> str:
 
 
 def train_one(kind, folder):
-    """(trainer, seconds) of a finished demo run; continues a run that this code began and did not finish."""
-    trainer_type = MODELS[kind]
-    if (folder / "config.json").exists():
+    """(trainer, seconds) of a finished demo run; continues one with these settings that was not finished.
+
+    Another demo's run is replaced. A folder that the demo did not make is left alone: training in it is refused.
+    """
+    trainer_type, mark = MODELS[kind], folder / ".demo"
+    if mark.exists() and (folder / "config.json").exists():
         run = Run.open(folder)
         begun = run.saved() and run.settings["config"] == vars(trainer_type.Config.preset("demo"))
         if begun and run.trainer().steps < run.settings["config"]["steps"]:
             _, trainer, seconds = resume(folder)
             return trainer, seconds
-        shutil.rmtree(folder)
+        with run.locked():
+            shutil.rmtree(folder)
+    if not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
     _, trainer, seconds = train_new(
         kind, trainer_type, preset="demo", changes={}, seed=0, out=folder, data_path=None, device="cpu"
     )
@@ -127,7 +134,7 @@ def main(arguments=None) -> int:
             print(f"{kind}: " + ", ".join(f"{k} {_number(v)}" for k, v in figures.items()))
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     results["seconds"] = time.perf_counter() - began

@@ -37,6 +37,7 @@ class GANConfig(Config):
     batch: int = 32
     steps: int = 2000
 
+    MODEL = ("channels", "latent", "slope")
     PRESETS = {
         "demo": {},
         "paper": {
@@ -101,18 +102,18 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config), Discriminator(config)
 
 
-def discriminator_loss(real, fake, loss):
+def discriminator_loss(real, fake, kind):
     """Logits of real and generated images -> what the discriminator minimises."""
-    if loss == "hinge":  # Lim & Ye 2017
+    if kind == "hinge":  # Lim & Ye 2017
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     return F.bce_with_logits(real, 1.0) + F.bce_with_logits(fake, 0.0)
 
 
-def generator_loss(fake, loss):
+def generator_loss(fake, kind):
     """Logits of generated images -> what the generator minimises."""
-    if loss == "hinge":
+    if kind == "hinge":
         return -fake.mean()
-    if loss == "minimax":
+    if kind == "minimax":
         return -F.bce_with_logits(fake, 0.0)
     return F.bce_with_logits(fake, 1.0)
 

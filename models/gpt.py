@@ -39,6 +39,7 @@ class GPTConfig(Config):
     batch: int = 16
     steps: int = 1400
 
+    MODEL = ("tokens", "vocab", "layers", "d_model", "heads", "context")
     PRESETS = {
         "demo": {},
         "small": {"layers": 6, "d_model": 256, "heads": 8, "context": 128, "dropout": 0.1, "lr": 1e-3, "batch": 32},
@@ -105,7 +106,7 @@ class GPTTrainer(Trainer):
         elif self.config.tokens == "bpe":
             self.tokenizer = text.BPE.of([corpus.train], self.config.vocab or 4000)
         else:
-            self.tokenizer = text.Characters.of(corpus.train + corpus.test)
+            self.tokenizer = text.Characters.of(corpus.train + corpus.test)  # so that no held-out character is unknown
         self.train_ids = np.array(self.tokenizer.encode(corpus.train))
         self.test_ids = np.array(self.tokenizer.encode(corpus.test))
         if min(len(self.train_ids) // 2, len(self.test_ids)) <= self.config.context:
@@ -160,21 +161,22 @@ class GPTTrainer(Trainer):
     def metadata(self):
         return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}
 
-    def generate(self, prompt=None, n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed: int = 0) -> str:
-        """`prompt` (or else how the training text begins) and n more tokens.
+    def generate(self, prompt=None, n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed=0, number=0) -> str:
+        """`prompt` (or else how the training text begins) and n more tokens; seed and number choose the draws.
 
         When the context is full, its later half is read again and the rest forgotten.
         """
         if prompt is None:
-            prompt = "".join(self.data.train.lstrip()[:40].partition("\n")[:2])
+            line, end, _ = self.data.train.lstrip()[:40].partition("\n")
+            prompt = line + end  # these characters are known, whatever the text is
         ids = self.tokenizer.encode(prompt)
         if not ids:
             raise ValueError("generate: prompt is empty, should have a character or more")
-        with self.apart(seed):
+        with self.apart(seed, number):
             context, caches, new = self.config.context, self.model.caches(1), ids[-self.config.context :]
             for _ in range(n):
                 if caches[0].length + len(new) > context:
-                    caches, new = self.model.caches(1), ids[-(context // 2) :]
+                    caches, new = self.model.caches(1), ids[-max(context // 2, 1) :]
                 logits = self.model.next_logits(self.xp.asarray([new]), caches)[:, : self.tokenizer.size]
                 new = choose(logits, temperature, top_k, top_p).tolist()
                 ids += new
@@ -182,7 +184,7 @@ class GPTTrainer(Trainer):
 
     def sample(self, n: int, seed: int = 0, prompt: str | None = None, **options) -> list:
         """n texts of 500 tokens."""
-        return [self.generate(prompt, seed=seed + i, **options) for i in range(n)]
+        return [self.generate(prompt, seed=seed, number=i, **options) for i in range(n)]
 
     def evaluate(self) -> dict:
         """Held-out loss over the whole last tenth of the text, in nats a token and nats a character."""
@@ -191,4 +193,5 @@ class GPTTrainer(Trainer):
             for ids, targets in self.batches("test"):
                 total += self.model.loss(*(self.xp.asarray(a) for a in (ids, targets)), reduction="sum").item()
                 count += targets.size
-        return {"nats_per_token": total / count, "nats_per_character": total / len(self.data.test)}
+        characters = len(self.data.test) - len(self.tokenizer.decode(self.test_ids[:1]))  # the first is not predicted
+        return {"nats_per_token": total / count, "nats_per_character": total / characters}

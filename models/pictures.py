@@ -35,12 +35,19 @@ def save_samples(path, samples) -> Path:
     """Write what a trainer's `sample` returned: images as path.png, texts and translations as path.txt."""
     path = Path(path)
     if isinstance(samples, np.ndarray):
-        path = path.with_suffix(".png")
+        path = _ending(path, ".png")
         save_grid(path, samples)
         return path
-    path = path.with_suffix(".txt")
+    path = _ending(path, ".txt")
     path.write_text(as_text(samples), encoding="utf-8")
     return path
+
+
+def _ending(path, suffix):
+    """`path` with `suffix`, where it has none."""
+    if path.suffix not in ("", suffix):
+        raise ValueError(f"{path}: its ending is {path.suffix}, should be {suffix}")
+    return path if path.suffix else path.with_suffix(suffix)
 
 
 def as_text(samples) -> str:
@@ -65,9 +72,8 @@ def save_losses(path, lines):
         axis.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8)
         smooth = np.convolve(values, np.ones(width) / width, "valid")
         axis.plot(steps[len(steps) - len(smooth) :], smooth, color="tab:blue")
-        low, high = np.percentile(
-            values[len(values) // 10 :], [0, 99.5]
-        )  # the first steps' peak would flatten the rest
+        # The first steps' height would flatten all that follows.
+        low, high = np.percentile(values[len(values) // 10 :], [0, 99.5])
         margin = 0.08 * (high - low) or 1
         axis.set_ylim(low - margin, high + margin)
         axis.set_ylabel(name)

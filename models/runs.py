@@ -50,7 +50,9 @@ class Run:
             raise RunError(f"{folder}: not a run folder (it has no config.json)") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read ({error})") from None
-        if not isinstance(settings, dict) or settings.get("format") != FORMAT or settings.get("model") not in MODELS:
+        names = {"format", "model", "preset", "config", "seed", "data", "versions", "threads"}
+        known = isinstance(settings, dict) and names <= settings.keys()
+        if not known or settings["format"] != FORMAT or settings["model"] not in MODELS:
             raise RunError(f"{path}: not the settings of a run that this version knows")
         return cls(folder, settings)
 
@@ -63,15 +65,26 @@ class Run:
             "preset": preset,
             "config": dataclasses.asdict(config),
             "seed": seed,
-            "data": describe_data(data_path),
+            "data": describe_data(kind, data_path),
             "versions": versions(),
             "threads": threads(),
         }
         run = cls(folder, settings)
-        if run.saved():
-            raise RunError(f"{folder}: already holds a run; continue it with --resume {folder}, or name another folder")
+        run.refuse_if_saved()
         run.samples.mkdir(parents=True, exist_ok=True)
         return run
+
+    def refuse_if_saved(self):
+        if self.saved():
+            raise RunError(
+                f"{self.folder}: already holds a run; continue it with --resume {self.folder}, or name another folder"
+            )
+
+    def clear(self):
+        """Remove what a run that never reached its first checkpoint left here."""
+        self.refuse_if_saved()
+        for path in (self.folder / "tokenizer.json", self.folder / "loss.png", self.metrics, *self.samples.iterdir()):
+            path.unlink(missing_ok=True)
 
     def write_settings(self):
         self._write("config.json", json.dumps(self.settings, indent=2))
@@ -96,7 +109,7 @@ class Run:
     def trainer(self, device="cpu", **changes):
         """The trainer these settings describe, at its newest checkpoint; `changes` go to its config."""
         kind, described = MODELS[self.settings["model"]], self.settings["data"]
-        if describe_data(described["path"])["sha256"] != described["sha256"]:
+        if describe_data(kind.kind, described["path"])["sha256"] != described["sha256"]:
             raise RunError(f"{described['path'] or 'the carried data'}: changed since {self.folder} was started")
         try:
             config = kind.Config(**{**self.settings["config"], **changes})
@@ -110,7 +123,7 @@ class Run:
     def _data(self, kind):
         """The data's path, or the text with the tokenizer that the run was started with."""
         path, saved = self.settings["data"]["path"], self.folder / "tokenizer.json"
-        if not saved.exists():
+        if kind.kind not in ("gpt", "seq2seq") or not saved.exists():
             return path
         load = data.load_pairs if kind.kind == "seq2seq" else data.load_text
         return dataclasses.replace(load(path), tokenizer=text.from_json(saved.read_text(encoding="utf-8")))
@@ -133,10 +146,10 @@ class Run:
         self._write("metrics.jsonl", "".join(line + "\n" for line in kept))
 
 
-def describe_data(path) -> dict:
-    """{"path", "sha256"} of a file, or of a folder's IDX files; the carried data, None, is checked when read."""
+def describe_data(kind, path) -> dict:
+    """{"path", "sha256"} of a file or of a folder's IDX files; path None is the data carried for that kind of model."""
     if path is None:
-        return {"path": None, "sha256": None}
+        return {"path": None, "sha256": data.checksum(data.carried(data.CARRIED[kind]))}
     path = Path(path)
     if not path.exists():
         raise data.DataError(f"{path}: no such file or folder")

@@ -39,6 +39,7 @@ class Seq2SeqConfig(Config):
     batch: int = 32
     steps: int = 900
 
+    MODEL = ("vocab", "layers", "d_model", "heads", "length", "positions")
     PRESETS = {
         "demo": {},
         "small": {"layers": 3, "d_model": 256, "heads": 8, "lr": 1e-3, "batch": 64, "steps": 3000},
@@ -87,7 +88,7 @@ class Transformer(nn.Module):
     def encode(self, source):
         """source (B, Ts) -> (memories, mask): keys and values for each decoder block, and which keys are words."""
         mask = (source != PAD)[:, None, None, :]  # (B, 1, 1, Ts)
-        y = self.encoder(self._embed(source, self.source_positions), mask=mask)
+        y = self.encoder(self._embed(source, self.source_positions), mask=mask)  # (B, Ts, D)
         return [block.cross.keys_values(y) for block in self.decoder.blocks], mask
 
     def decode(self, ids, memories, mask, caches=None):
@@ -116,7 +117,6 @@ class Seq2SeqTrainer(Trainer):
         sentences = (sentence for pair in pairs.train for sentence in pair)
         self.tokenizer = pairs.tokenizer or BPE.of(sentences, self.config.vocab)
         self.train_ids, self.test_ids = self._encode(pairs.train), self._encode(pairs.test)
-        self.left_out = len(pairs.train) + len(pairs.test) - len(self.train_ids[0]) - len(self.test_ids[0])
         if not len(self.test_ids[0]):
             raise DataError(f"{pairs.source}: no held-out pair has at most {self.config.length - 1} tokens a side")
         return pairs
@@ -195,15 +195,21 @@ class Seq2SeqTrainer(Trainer):
 
     def evaluate(self) -> dict:
         """Held-out loss, nats a token, without smoothing; a unigram model's; and ours when sources are exchanged."""
-        sums, count = np.zeros(2), 0
+        source, decoder_input, target = self.test_ids
+        count = int((target != PAD).sum())
+        return {
+            "nats_per_token": self._loss(source, decoder_input, target) / count,
+            "nats_per_token_other_sources": self._loss(np.roll(source, 1, axis=0), decoder_input, target) / count,
+            "unigram_nats_per_token": self._unigram(),
+        }
+
+    def _loss(self, *arrays) -> float:
+        """Summed loss of source, decoder input and target, (n, T) each, a batch at a time."""
+        total, b = 0.0, self.config.batch
         with self.apart():
-            for source, decoder_input, target in self.batches("test"):
-                for i, s in enumerate((source, np.roll(source, 1, axis=0))):
-                    arrays = (self.xp.asarray(a) for a in (s, decoder_input, target))
-                    sums[i] += self.model.loss(*arrays, reduction="sum").item()
-                count += int((target != PAD).sum())
-        names = ("nats_per_token", "nats_per_token_other_sources")
-        return {**dict(zip(names, (sums / count).tolist())), "unigram_nats_per_token": self._unigram()}
+            for i in range(0, len(arrays[0]), b):
+                total += self.model.loss(*(self.xp.asarray(a[i : i + b]) for a in arrays), reduction="sum").item()
+        return total
 
     def _unigram(self) -> float:
         """Held-out loss of the training targets' token frequencies, each counted once more than seen."""

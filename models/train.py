@@ -16,8 +16,9 @@ import time
 from tqdm import tqdm
 
 from models.pictures import save_losses, save_samples
-from models.runs import Run, RunError, threads
+from models.runs import Run, RunError, threads, versions
 
+ERRORS = (ValueError, IndexError, TypeError, OSError, RuntimeError, MemoryError)  # commands report them in one line
 SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
 
 
@@ -26,21 +27,21 @@ def train(run: Run, trainer, save_every: int | None = None):
 
     Ctrl-C saves and raises KeyboardInterrupt. Returns the seconds it took.
     """
-    steps = trainer.config.steps
+    steps, done = trainer.config.steps, trainer.steps
     save_every = save_every or max(50, min(500, steps // 5))
     started = time.perf_counter()
-    run.cut_metrics(trainer.steps)
+    run.cut_metrics(done)
     batches = trainer.batches("train")
-    bar = tqdm(total=steps, initial=trainer.steps, desc=trainer.kind, unit="step", dynamic_ncols=True)
+    bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True)
     with bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
-        while trainer.steps < steps and not stop:
+        while done < steps and not stop:
             began = time.perf_counter()
-            losses = trainer.step(next(batches))
-            _note(run, trainer, losses, time.perf_counter() - began, log, bar)
-            if trainer.steps % save_every == 0 or trainer.steps == steps or stop:
-                _save(run, trainer, log)
-    if trainer.steps < steps:
-        print(f"stopped at step {trainer.steps}; continue with --resume {run.folder}", file=sys.stderr)
+            losses, done = trainer.step(next(batches)), done + 1
+            _log(run, trainer, done, losses, time.perf_counter() - began, log, bar)
+            if done % save_every == 0 or done == steps or stop:
+                _save(run, trainer, done, log)
+    if done < steps:
+        note(f"stopped at step {done}; continue with --resume {run.folder}")
         raise KeyboardInterrupt
     return time.perf_counter() - started
 
@@ -53,48 +54,43 @@ def _asked_to_stop():
         yield stop
         return
 
-    def note(number, frame):
+    def hear(number, frame):
         stop.append(number)
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, hear)
     try:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _note(run, trainer, losses, seconds, log, bar):
+def _log(run, trainer, step, losses, seconds, log, bar):
     """One line of metrics, and the bar moves on. A loss that is not finite ends the run before it is saved."""
     if not all(math.isfinite(v) for v in losses.values()):
         kept = f"the last checkpoint is {run.saved()}" if run.saved() else "no checkpoint was written yet"
-        raise RunError(f"{trainer.kind}: the loss is not finite at step {trainer.steps} ({losses}); {kept}")
-    log.write(json.dumps({"step": trainer.steps, **losses, "seconds": round(seconds, 5)}) + "\n")
+        raise RunError(f"{trainer.kind}: the loss is not finite at step {step} ({losses}); {kept}")
+    log.write(json.dumps({"step": step, **losses, "seconds": round(seconds, 5)}) + "\n")
     bar.set_postfix({**{k: f"{v:.3f}" for k, v in losses.items()}, "per_s": f"{trainer.config.batch / seconds:.0f}"})
     bar.update()
 
 
-def _save(run, trainer, log):
+def _save(run, trainer, step, log):
     log.flush()
     os.fsync(log.fileno())
     run.save(trainer)
-    save_samples(run.samples / f"step_{trainer.steps:06d}", trainer.sample(SAMPLES[trainer.kind]))
+    save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
     with open(run.metrics, encoding="utf-8") as lines:
         save_losses(run.folder / "loss.png", lines)
 
 
-def start(kind, trainer_type, *, preset, changes, seed, out, data_path, device):
-    """Begin a run in folder `out`: (run, trainer). Settings are written before the first step."""
+def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None):
+    """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
     config = trainer_type.Config.preset(preset, **changes)
     run = Run.create(out, kind, preset, config, seed, data_path)
-    trainer = trainer_type(config, seed=seed, device=device, data=data_path)
-    return run, trainer
-
-
-def train_new(kind, trainer_type, save_every=None, **options):
-    """Begin and finish a run; (run, trainer, seconds)."""
-    run, trainer = start(kind, trainer_type, **options)
     with run.locked():
+        run.clear()
+        trainer = trainer_type(config, seed=seed, device=device, data=data_path)
         run.write_settings()
         run.write_tokenizer(trainer)
         return run, trainer, train(run, trainer, save_every)
@@ -104,16 +100,20 @@ def resume(folder, *, steps=None, device="cpu", save_every=None):
     """Continue a run to `steps` in all; (run, trainer, seconds)."""
     run = Run.open(folder)
     with run.locked():
-        changes = {} if steps is None else {"steps": steps}
-        trainer = run.trainer(device, **changes)
+        planned = run.settings["config"]["steps"]
+        trainer = run.trainer(device, **({} if steps is None else {"steps": steps}))
+        if trainer.config.steps < trainer.steps:
+            raise RunError(f"{folder}: has {trainer.steps} steps already, --steps {steps} should be at least that")
         run.write_tokenizer(trainer)
-        if changes:
+        if trainer.config.steps != planned:
+            note(f"{folder}: {planned} steps were planned; a schedule of the learning rate now reaches to {steps}")
             run.settings["config"]["steps"] = steps
             run.write_settings()
-        if run.settings["threads"] != threads():
-            print(
-                f"{folder}: begun with {run.settings['threads']} threads, continued with {threads()}: "
-                "the same to rounding, not bit for bit",
-                file=sys.stderr,
-            )
+        for name, now in (("threads", threads()), ("versions", versions())):
+            if run.settings[name] != now:
+                note(f"{folder}: {name} differ from the run's ({run.settings[name]}, now {now}): not the same bits")
         return run, trainer, train(run, trainer, save_every)
+
+
+def note(line):
+    print(line, file=sys.stderr)

@@ -9,6 +9,7 @@ allocated once and written in place; `state` lists them by name, `save` and `loa
 model is (`build`), what data it takes (`read_data`, `example`) and what a step does (`train_step`).
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -18,9 +19,10 @@ from models.data import DataError, Order
 
 
 class Config:
-    """Base of the frozen configurations; PRESETS hold what differs from the defaults, which are the demo's."""
+    """Base of the frozen configurations; PRESETS hold what differs from the defaults, the demo's."""
 
-    PRESETS: dict = {}
+    PRESETS: dict = {}  # without an annotation in subclasses, where it would become a field
+    MODEL: tuple = ()  # the fields that say what the model is; the others say how it is trained
 
     @classmethod
     def preset(cls, name: str, **changes):
@@ -44,7 +46,7 @@ class Trainer:
         self.seed = seed
         self.generator = Generator(seed, device)
         self.xp = self.generator.xp
-        self.seeded = np.asarray(seed, np.uint64)  # as checkpoints keep it
+        self.seed_array = np.asarray(seed, np.uint64)  # as checkpoints keep it
         self.data = self.read_data(data)
         self.order = Order(self.examples(), self.config.batch, seed)
         self.losses = self.xp.zeros(len(self.METRICS), np.float32)
@@ -132,14 +134,14 @@ class Trainer:
         arrays = {f"model.{name}": a for name, a in self.model.state_dict().items()}
         for group, optimizer in self.optimizers.items():
             arrays.update({f"optim.{group}.{key}": a for key, a in optimizer.state().items()})
-        arrays["rng.seed"], arrays["rng.step"] = self.seeded, self.generator.step
+        arrays["rng.seed"], arrays["rng.step"] = self.seed_array, self.generator.step
         arrays["data.epoch"], arrays["data.position"] = self.order.epoch, self.order.position
         return arrays
 
     def load_state(self, arrays: dict, source="checkpoint"):
         """Write arrays (as `state` names them) into the trainer's own memory, all of them or none."""
         checkpoint.restore(self.state(), arrays, source)
-        self.seed = self.order.seed = self.generator.seed = int(self.seeded)
+        self.seed = self.order.seed = self.generator.seed = int(self.seed_array)
         self.generator.draw = 0
         for _, tensor in self.model.named_tensors():
             tensor.bump_()
@@ -156,34 +158,36 @@ class Trainer:
         arrays, metadata = checkpoint.load(path)
         if metadata.get("kind") != self.kind:
             raise checkpoint.CheckpointError(f"{path}: holds a {metadata.get('kind')!r} model, should be {self.kind!r}")
+        own, saved = self.metadata(), metadata.get("config", {})
+        for name in self.Config.MODEL:
+            if saved.get(name) != own["config"][name]:
+                raise checkpoint.CheckpointError(
+                    f"{path}: its {name} is {saved.get(name)}, should be {own['config'][name]}"
+                )
+        if metadata.get("tokenizer") != own.get("tokenizer"):
+            raise checkpoint.CheckpointError(f"{path}: was trained with another tokenizer")
         self.load_state(arrays, str(path))
 
     # Looking at the model.
-    def apart(self, seed: int = 0):
-        """`with trainer.apart():` evaluation mode, no graph, and random draws that leave training's alone."""
-        return _Apart(self.model, Generator((self.seed + seed + 1) * 0x9E3779B97F4A7C15 % 2**64, self.device))
+    @contextlib.contextmanager
+    def apart(self, seed: int = 0, number: int = 0):
+        """`with trainer.apart():` evaluation mode, no graph, and random draws that leave training's alone.
+
+        `seed` and `number` choose the draws; the key is spread over 64 bits, so that no two seeds meet.
+        """
+        generator = Generator((self.seed * 0x9E3779B97F4A7C15 + seed * 0xD1B54A32D192ED03 + 1) % 2**64, self.device)
+        generator.step += number
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with generator, no_grad():
+                yield
+        finally:
+            self.model.train(was_training)
 
     @property
     def device(self) -> str:
         return "cpu" if self.xp is np else "cuda"
-
-
-class _Apart:
-    """Evaluation mode with a generator of its own; puts back what it found."""
-
-    def __init__(self, model, generator):
-        self.model, self.generator, self.no_grad = model, generator, no_grad()
-
-    def __enter__(self):
-        self.was_training = self.model.training
-        self.model.eval()
-        self.generator.__enter__()
-        self.no_grad.__enter__()
-
-    def __exit__(self, *error):
-        self.no_grad.__exit__(*error)
-        self.generator.__exit__(*error)
-        self.model.train(self.was_training)
 
 
 def check_ids(names, batch, vocab):

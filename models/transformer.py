@@ -103,13 +103,10 @@ def initialise(model: nn.Module, layers: int, std: float = 0.02):
             module.weight.assign_(random.normal(module.weight.shape) * np.float32(std))
             if module.bias is not None:
                 module.bias.assign_(np.zeros(module.bias.shape, np.float32))
-        ends = {nn.MultiHeadAttention: "out", MLP: "down"}.get(type(module))
-        if ends:
-            module.branch_end = getattr(module, ends).weight
     for module in model.modules():
-        end = module.__dict__.pop("branch_end", None)
-        if end is not None:
-            end.assign_(end.data * np.float32(1 / math.sqrt(layers)))
+        if isinstance(module, nn.MultiHeadAttention | MLP):
+            end = module.out if isinstance(module, nn.MultiHeadAttention) else module.down
+            end.weight.assign_(end.weight.data * np.float32(1 / math.sqrt(layers)))
 
 
 def sinusoids(length, d_model):

@@ -30,6 +30,7 @@ class VAEConfig(Config):
     batch: int = 64
     steps: int = 500
 
+    MODEL = ("latent", "slope")
     PRESETS = {"demo": {}, "paper": {"lr": 1e-3, "batch": 128, "steps": 23_400}}  # 50 epochs of 60,000 images
 
 
@@ -125,7 +126,7 @@ class VAETrainer(Trainer):
             return self._decode(mu)
 
     def interpolate(self, first, last, n: int = 8):
-        """From images `first` to `last`, each (m, 28, 28) bytes, in n steps between their mu: NumPy (m, n, 28, 28)."""
+        """From images `first` to `last`, each (m, 28, 28) bytes, in n >= 2 steps between their mu: (m, n, 28, 28)."""
         with self.apart():
             a, b = (self.model.encoder(self.xp.asarray(to_unit(x)))[0] for x in (first, last))
             rows = [self._decode(a + (b - a) * (i / (n - 1))) for i in range(n)]

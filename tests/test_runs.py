@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from core import checkpoint
+from models import MODELS, demo
 from models.__main__ import main
 from models.runs import Run, RunError
 from models.train import SAMPLES
@@ -268,6 +270,39 @@ def test_non_contiguous_arrays_are_saved_right(tmp_path):
 
 
 def test_every_model_has_a_sample_size():
-    from models import MODELS
-
     assert SAMPLES.keys() == MODELS.keys()
+
+
+def test_a_run_that_never_began_leaves_no_trace_in_the_next(tmp_path, capsys):
+    """A GPT run dies before its first checkpoint; a GAN then starts afresh in the same folder."""
+    folder = tmp_path / "run"
+    run = Run.create(folder, "gpt", "demo", MODELS["gpt"].Config(), 0, None)
+    run.write_settings()
+    (folder / "tokenizer.json").write_text("{}")
+    assert main([*TRAIN[:5], "2", "--out", str(folder)]) == 0
+    assert not (folder / "tokenizer.json").exists() and main(["sample", str(folder)]) == 0
+
+
+def test_steps_on_resume(undisturbed, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    assert "has 12 steps already" in refused(capsys, "train", "--resume", folder, "--steps", "3")
+    assert json.loads((folder / "config.json").read_text())["config"]["steps"] == 12
+    assert main(["train", "--resume", str(folder), "--steps", "14"]) == 0
+    assert "12 steps were planned" in capsys.readouterr().err
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 14
+
+
+def test_sample_refuses_an_ending_that_is_not_its_own(undisturbed, tmp_path, capsys):
+    assert "its ending is .jpg, should be .png" in refused(capsys, "sample", undisturbed, "--out", tmp_path / "a.jpg")
+
+
+def test_the_demo_leaves_other_runs_alone(undisturbed, capsys):
+    before = last(undisturbed)
+    undisturbed.rename(undisturbed.with_name("gan"))
+    try:
+        assert demo.main(["--out", str(undisturbed.parent)]) == 1
+        assert "already holds a run" in capsys.readouterr().err
+    finally:
+        undisturbed.with_name("gan").rename(undisturbed)
+    assert last(undisturbed) == before

@@ -60,7 +60,7 @@ def correlate(x, w, stride, dilation, ph, pw):
     if 4 * b <= a:
         return _correlate_narrow(x, w, (oh, ow), stride, dilation)
     xp = array_module(x)
-    windows, matrix = _windows(x, (kh, kw), (oh, ow), stride, dilation), w.reshape(-1, b)
+    windows, matrix = _windows(x, (kh, kw), (oh, ow), stride, dilation), w.reshape(-1, b)  # ..., (KH KW A, B)
     y = xp.empty((n, oh, ow, b), x.dtype)
     for part in _blocks(n, oh * ow * kh * kw * a):
         patches = windows[part].reshape(-1, kh * kw * a)  # (n OH OW, KH KW A)
@@ -77,7 +77,7 @@ def _correlate_narrow(x, w, out, stride, dilation):
     matrix = xp.ascontiguousarray(w.transpose(2, 0, 1, 3)).reshape(a, -1)  # (A, KH KW B)
     y = xp.zeros((n, oh, ow, b), x.dtype)
     for part in _blocks(n, h * width * kh * kw * b):
-        products = (x[part].reshape(-1, a) @ matrix).reshape(-1, h, width, kh, kw, b)
+        products = (x[part].reshape(-1, a) @ matrix).reshape(-1, h, width, kh, kw, b)  # (n H W, A) @ (A, KH KW B)
         for i in range(kh):
             for j in range(kw):
                 top, left = i * dilation[0], j * dilation[1]
@@ -134,7 +134,7 @@ def weight_gradient(x, y, taps, stride, dilation, padding):
     windows = _windows(_pad(x, ph, pw), taps, (oh, ow), stride, dilation)
     dw = xp.zeros((taps[0] * taps[1] * a, b), x.dtype)
     for part in _blocks(n, oh * ow * len(dw)):
-        dw += windows[part].reshape(-1, len(dw)).T @ y[part].reshape(-1, b)
+        dw += windows[part].reshape(-1, len(dw)).T @ y[part].reshape(-1, b)  # (KH KW A, n OH OW) @ (n OH OW, B)
     return dw.reshape(*taps, a, b)
 
 
@@ -150,8 +150,8 @@ def _weight_gradient_narrow(x, y, taps, dilation, padding):
     windows = _windows(_pad(y, ph, pw), taps, (h, w), (1, 1), dilation)
     dw = xp.zeros((taps[0] * taps[1] * b, a), x.dtype)
     for part in _blocks(n, h * w * len(dw)):
-        dw += windows[part].reshape(-1, len(dw)).T @ x[part].reshape(-1, a)
-    return dw.reshape(*taps, b, a)[::-1, ::-1].transpose(0, 1, 3, 2)
+        dw += windows[part].reshape(-1, len(dw)).T @ x[part].reshape(-1, a)  # (KH KW B, n H W) @ (n H W, A)
+    return dw.reshape(*taps, b, a)[::-1, ::-1].transpose(0, 1, 3, 2)  # (KH, KW, A, B)
 
 
 # --- the two operations ----------------------------------------

@@ -64,12 +64,12 @@ def _scale(dy, reduction, count):
 
 
 def _rows(logits, target, smoothing, ignore_index):
-    """(losses, lse) of logits (n, V) and target (n,); ignored rows have loss 0."""
+    """(losses (n,), lse (n, 2)) of logits (n, V) and target (n,); ignored rows have loss 0."""
     xp = array_module(logits)
-    top = logits.max(1)
+    top = logits.max(1)  # (n,)
     z = logits - top[:, None]
     rest = xp.log(xp.exp(z).sum(1))
-    lse = xp.stack([top, rest], 1)
+    lse = xp.stack([top, rest], 1)  # (n, 2): their sum is the log-sum-exp, kept apart to lose no digits
     kept = target != ignore_index
     picked = xp.take_along_axis(z, xp.where(kept, target, 0)[:, None], 1)[:, 0]
     losses = rest - (picked if smoothing == 0 else (1 - smoothing) * picked + smoothing * z.mean(1))

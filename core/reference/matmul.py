@@ -45,7 +45,7 @@ def _linear_backward(saved, dy, needs, *, act, negative_slope):
     dy = dy.reshape(rows, len(w))
     dx = (dy @ w).reshape(x.shape) if needs[0] else None
     dw = dy.T @ x.reshape(rows, x.shape[-1]) if needs[1] else None
-    return dx, dw, total(dy, 0) if needs[2] else None
+    return dx, dw, total(dy, 0) if needs[2] else None  # (..., in), (out, in), (out,)
 
 
 matmul = Op("matmul", _matmul, _matmul_backward)

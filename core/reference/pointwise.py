@@ -17,7 +17,8 @@ class Rule(NamedTuple):
     saves: str = ""  # what the gradients read: "x" the inputs, "y" the result
 
 
-# erf(x) = x P(x^2) / Q(x^2) on [-3.95, 3.95], beyond which float32 is +-1: a least-squares fit of relative error 2e-8.
+# erf(x) = x P(x^2) / Q(x^2) on [-3.95, 3.95], beyond which float32 is +-1: a least-squares fit of degrees 5 and 5 to
+# SciPy's values at 4,000 Chebyshev points. The fit errs by 2e-8, its evaluation in float32 by up to 4 ulp.
 ERF_P = (1.12837915, 0.191117375, 0.0528173593, 0.00378961021, 0.000284276390, 0.00000202916426)
 ERF_Q = (1.0, 0.502706104, 0.114379992, 0.0150176169, 0.00116625731, 0.0000378443414)
 
