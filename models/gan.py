@@ -35,7 +35,7 @@ class GANConfig(Config):
     floor: float = 1e-4  # what the learning rate falls to, along half a cosine
     beta1: float = 0.5
     batch: int = 32
-    steps: int = 2000
+    steps: int = 1800
 
     MODEL = ("channels", "latent", "slope")
     PRESETS = {

@@ -5,6 +5,7 @@ the axes that were normalised:
 
     g = dy w;   dx = rstd (g - mean(g) - x^ mean(g x^))
 
+In batch norm w is the same for all that is averaged, so that mean(g) = w db / n and mean(g x^) = w dw / n.
 The variance always comes from centred values, never from E[x^2] - E[x]^2, which cancels.
 """
 
@@ -32,8 +33,10 @@ def _normalise(x, axes, eps):
 
 
 def _affine(xhat, w, b):
-    y = xhat if w is None else xhat * w
-    return y if b is None else y + b
+    y = xhat.copy() if w is None else xhat * w
+    if b is not None:
+        y += b
+    return y
 
 
 def _normalise_backward(g, xhat, rstd, axes):
@@ -98,9 +101,16 @@ def _batch_norm_backward(saved, dys, needs, *, eps, act, negative_slope, dropout
     xhat, rstd, w, activated, dropped = saved
     dy = random.dropout.backward(dropped, dys[0], (True,), p=dropout_p, seed=seed, draw=draw)[0]
     dy = activate_backward(act, activated, dy, negative_slope)
-    g, dw, db = _affine_backward(xhat, w, dy, needs[1:])
-    dx = _normalise_backward(g, xhat, rstd, tuple(range(dy.ndim - 1))) if needs[0] else None
-    return dx, dw, db, None, None
+    product = dy * xhat
+    axes = tuple(range(dy.ndim - 1))
+    db, dw = total(dy, axes), total(product, axes)  # (C,): w times them are the sums that dx needs too
+    dx = None
+    if needs[0]:
+        n = dy.size // dy.shape[-1]
+        dx = dy - db / n
+        dx -= array_module(dy).multiply(xhat, dw / n, out=product)
+        dx *= rstd if w is None else rstd * w
+    return dx, dw if needs[1] else None, db if needs[2] else None, None, None
 
 
 def _batch_norm_eval(x, mean, var, w, b, *, eps, act, negative_slope):
