@@ -28,7 +28,7 @@ class VAEConfig(Config):
     beta: float = 1.0  # weight of the KL term (Higgins et al. 2017); 1 is the true bound
     lr: float = 2e-3  # falls to 0 along half a cosine
     batch: int = 64
-    steps: int = 450
+    steps: int = 500
 
     MODEL = ("latent", "slope")
     PRESETS = {"demo": {}, "paper": {"lr": 1e-3, "batch": 128, "steps": 23_400}}  # 50 epochs of 60,000 images
