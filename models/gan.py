@@ -16,9 +16,9 @@ import numpy as np
 
 import core.functional as F
 from core import Tensor, nn, no_grad, optim, random
-from models import data
+from models.families import ImageTrainer
 from models.measures import image_figures
-from models.trainer import Config, Trainer, dataset
+from models.trainer import Config
 
 LOSSES = ("non_saturating", "minimax", "hinge")
 
@@ -118,14 +118,16 @@ def generator_loss(fake, kind):
     return F.bce_with_logits(fake, 1.0)
 
 
-class GANTrainer(Trainer):
+class GANTrainer(ImageTrainer):
     """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]."""
 
     kind, Config, METRICS = "gan", GANConfig, ("d_loss", "g_loss")
     model: GAN
 
-    def read_data(self, source):
-        return dataset(source, data.Images, data.load_images)
+    @staticmethod
+    def pixels(images):
+        """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [-1, 1]."""
+        return images[..., None].astype(np.float32) / np.float32(127.5) - 1
 
     def build(self):
         c = self.config
@@ -137,14 +139,7 @@ class GANTrainer(Trainer):
             name: optim.Adam(part.named_parameters(), schedule, betas=(c.beta1, 0.999))
             for name, part in (("generator", self.model.generator), ("discriminator", self.model.discriminator))
         }
-        self.inputs = {"images": self.xp.zeros((c.batch, 28, 28, 1), np.float32)}
-
-    def example(self, index):
-        return (to_signed(self.data.x_train[index]),)
-
-    def test_batches(self):
-        for i in range(0, len(self.data.x_test), self.config.batch):
-            yield (to_signed(self.data.x_test[i : i + self.config.batch]),)
+        self.inputs = self.image_inputs()
 
     def train_step(self):
         real = Tensor(self.inputs["images"])
@@ -183,8 +178,3 @@ class GANTrainer(Trainer):
     def evaluate(self) -> dict:
         """Figures of 200 samples: see models/measures.py."""
         return image_figures(self.sample(200), self.data)
-
-
-def to_signed(images):
-    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [-1, 1]."""
-    return images[..., None].astype(np.float32) / np.float32(127.5) - 1

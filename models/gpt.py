@@ -16,9 +16,10 @@ import core.functional as F
 from core import nn, optim, random
 from models import data, text
 from models.data import DataError
+from models.families import TokenTrainer
 from models.sampling import choose
-from models.trainer import Config, Trainer, check_ids, dataset
-from models.transformer import Cache, Stack, decay_groups, initialise
+from models.trainer import Config, dataset
+from models.transformer import Cache, Stack, initialise
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ class GPT(nn.Module):
         return [Cache(batch, c.heads, c.context, c.d_model // c.heads) for _ in range(c.layers)]
 
 
-class GPTTrainer(Trainer):
+class GPTTrainer(TokenTrainer):
     """Trains GPT; a batch is (ids, targets), int64 (B, T) each, targets one token further on. Loss in nats a token."""
 
-    kind, Config, METRICS = "gpt", GPTConfig, ("loss", "grad_norm")
+    kind, Config = "gpt", GPTConfig
     model: GPT
 
     def read_data(self, source):
@@ -123,12 +124,8 @@ class GPTTrainer(Trainer):
         if self.vocab < self.tokenizer.size:
             raise ValueError(f"GPTConfig: vocab is {c.vocab}, should be at least the tokenizer's {self.tokenizer.size}")
         self.model = GPT(c, self.vocab)
-        schedule = optim.cosine(c.lr, c.steps, c.warmup, c.floor)
-        self.optimizers = {
-            group: optim.AdamW(named, schedule, (0.9, c.beta2), weight_decay=decay)
-            for (group, named), decay in zip(decay_groups(self.model).items(), (c.weight_decay, 0.0))
-        }
-        self.inputs = {name: self.xp.zeros((c.batch, c.context), np.int64) for name in ("ids", "targets")}
+        self.optimizers = self.token_optimizers(optim.cosine(c.lr, c.steps, c.warmup, c.floor))
+        self.inputs = self.token_inputs(("ids", "targets"), c.context)
 
     def example(self, index):
         t = self.config.context
@@ -146,20 +143,8 @@ class GPTTrainer(Trainer):
         if full * t < len(ids) - 1:
             yield ids[None, full * t : -1], ids[None, full * t + 1 :]
 
-    def check_batch(self, batch):
-        check_ids(self.inputs, batch, self.vocab)
-
-    def train_step(self):
-        loss = self.model.loss(self.inputs["ids"], self.inputs["targets"])
-        self.model.zero_grad()
-        loss.backward()
-        self.losses[1] = optim.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        self.losses[0] = loss.data
-
-    def metadata(self):
-        return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}
+    def loss(self):
+        return self.model.loss(self.inputs["ids"], self.inputs["targets"])
 
     def generate(self, prompt=None, n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed=0, number=0) -> str:
         """`prompt` (or else how the training text begins) and n more tokens; seed and number choose the draws.

@@ -15,10 +15,11 @@ import core.functional as F
 from core import Tensor, nn, optim, random
 from models import data
 from models.data import DataError
+from models.families import TokenTrainer
 from models.sampling import beam_search, greedy
 from models.text import BOS, BPE, EOS, PAD
-from models.trainer import Config, Trainer, check_ids, dataset
-from models.transformer import Cache, Stack, decay_groups, initialise, sinusoids
+from models.trainer import Config, dataset
+from models.transformer import Cache, Stack, initialise, sinusoids
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ class Transformer(nn.Module):
         return [Cache(batch, c.heads, c.length, c.d_model // c.heads) for _ in range(c.layers)]
 
 
-class Seq2SeqTrainer(Trainer):
+class Seq2SeqTrainer(TokenTrainer):
     """Trains Transformer; a batch is (source, decoder input, target), int64 (B, T) each, padded with PAD."""
 
-    kind, Config, METRICS = "seq2seq", Seq2SeqConfig, ("loss", "grad_norm")
+    kind, Config = "seq2seq", Seq2SeqConfig
     model: Transformer
 
     def read_data(self, source):
@@ -135,13 +136,9 @@ class Seq2SeqTrainer(Trainer):
     def build(self):
         c = self.config
         self.model = Transformer(c)
-        schedule = optim.inverse_sqrt(c.lr, c.warmup)
-        self.optimizers = {
-            group: optim.AdamW(named, schedule, (0.9, c.beta2), weight_decay=decay)
-            for (group, named), decay in zip(decay_groups(self.model).items(), (c.weight_decay, 0.0))
-        }
-        names = ("source", "decoder_input", "target")
-        self.inputs = {name: self.xp.zeros((c.batch, c.length), np.int64) for name in names}
+        self.vocab = c.vocab
+        self.optimizers = self.token_optimizers(optim.inverse_sqrt(c.lr, c.warmup))
+        self.inputs = self.token_inputs(("source", "decoder_input", "target"), c.length)
 
     def example(self, index):
         return tuple(a[index] for a in self.train_ids)
@@ -150,20 +147,8 @@ class Seq2SeqTrainer(Trainer):
         for i in range(0, len(self.test_ids[0]), self.config.batch):
             yield tuple(a[i : i + self.config.batch] for a in self.test_ids)
 
-    def check_batch(self, batch):
-        check_ids(self.inputs, batch, self.config.vocab)
-
-    def train_step(self):
-        loss = self.model.loss(*self.inputs.values(), label_smoothing=self.config.label_smoothing)
-        self.model.zero_grad()
-        loss.backward()
-        self.losses[1] = optim.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        self.losses[0] = loss.data
-
-    def metadata(self):
-        return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}
+    def loss(self):
+        return self.model.loss(*self.inputs.values(), label_smoothing=self.config.label_smoothing)
 
     def translate(self, sentence: str, beams: int = 4) -> str:
         """One sentence, by beam search; beams=1 is greedy. Words beyond the model's length are cut off."""

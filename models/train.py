@@ -31,15 +31,18 @@ def train(run: Run, trainer, save_every: int | None = None):
     save_every = save_every or max(50, min(500, steps // 5))
     started = time.perf_counter()
     run.cut_metrics(done)
-    batches = trainer.batches("train")
+    batches, saved = trainer.batches("train"), True
     bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True)
     with bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
         while done < steps and not stop:
             began = time.perf_counter()
             losses, done = trainer.step(next(batches)), done + 1
             _log(run, trainer, done, losses, time.perf_counter() - began, log, bar)
-            if done % save_every == 0 or done == steps or stop:
+            saved = done % save_every == 0 or done == steps
+            if saved:
                 _save(run, trainer, done, log)
+        if stop and not saved:
+            _save(run, trainer, done, log)
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
         raise KeyboardInterrupt

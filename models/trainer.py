@@ -190,13 +190,6 @@ class Trainer:
         return "cpu" if self.xp is np else "cuda"
 
 
-def check_ids(names, batch, vocab):
-    """Refuse token ids outside [0, vocab) while they are still on the host."""
-    for name, ids in zip(names, batch):
-        if ids.min() < 0 or ids.max() >= vocab:
-            raise ValueError(f"feed: {name} has ids from {ids.min()} to {ids.max()}, should be in [0, {vocab})")
-
-
 def dataset(data, kind, load):
     """`data` itself where it is loaded already, else what `load` reads from that path."""
     if isinstance(data, kind):

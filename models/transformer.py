@@ -113,12 +113,3 @@ def sinusoids(length, d_model):
     """Fixed positions (T, D): sines and cosines of wavelengths from 2 pi to 20,000 pi (Vaswani et al. 2017, 3.5)."""
     angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, d_model, 2) / d_model)  # (T, D / 2)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, d_model).astype(np.float32)
-
-
-def decay_groups(model: nn.Module) -> dict:
-    """Parameters in two groups: matrices, which weight decay shrinks, and vectors, which it must not."""
-    named = model.named_parameters()
-    return {
-        "matrices": {name: p for name, p in named.items() if p.ndim >= 2},
-        "vectors": {name: p for name, p in named.items() if p.ndim < 2},
-    }

@@ -15,9 +15,9 @@ import numpy as np
 
 import core.functional as F
 from core import Tensor, nn, optim, random
-from models import data
+from models.families import ImageTrainer
 from models.measures import image_figures
-from models.trainer import Config, Trainer, dataset
+from models.trainer import Config
 
 
 @dataclass(frozen=True)
@@ -81,28 +81,23 @@ class VAE(nn.Module):
         return self.decoder(F.reparameterize(mu, logvar, noise=noise)), mu, logvar
 
 
-class VAETrainer(Trainer):
+class VAETrainer(ImageTrainer):
     """Trains VAE; a batch is (images,), float32 (N, 28, 28, 1) in [0, 1]. Losses are nats an image."""
 
     kind, Config, METRICS = "vae", VAEConfig, ("loss", "reconstruction", "kl")
     model: VAE
 
-    def read_data(self, source):
-        return dataset(source, data.Images, data.load_images)
+    @staticmethod
+    def pixels(images):
+        """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [0, 1]."""
+        return images[..., None].astype(np.float32) / np.float32(255)
 
     def build(self):
         c = self.config
         self.model = VAE(c)
         self.beta = self.xp.asarray(c.beta, np.float32)
         self.optimizers = {"vae": optim.Adam(self.model.named_parameters(), optim.cosine(c.lr, c.steps))}
-        self.inputs = {"images": self.xp.zeros((c.batch, 28, 28, 1), np.float32)}
-
-    def example(self, index):
-        return (to_unit(self.data.x_train[index]),)
-
-    def test_batches(self):
-        for i in range(0, len(self.data.x_test), self.config.batch):
-            yield (to_unit(self.data.x_test[i : i + self.config.batch]),)
+        self.inputs = self.image_inputs()
 
     def train_step(self):
         x, optimizer = Tensor(self.inputs["images"]), self.optimizers["vae"]
@@ -122,13 +117,13 @@ class VAETrainer(Trainer):
     def reconstruct(self, images):
         """Images (n, 28, 28) bytes -> their reconstructions from mu, NumPy (n, 28, 28) in [0, 1]."""
         with self.apart():
-            mu, _ = self.model.encoder(self.xp.asarray(to_unit(images)))
+            mu, _ = self.model.encoder(self.xp.asarray(self.pixels(images)))
             return self._decode(mu)
 
     def interpolate(self, first, last, n: int = 8):
         """From images `first` to `last`, each (m, 28, 28) bytes, in n >= 2 steps between their mu: (m, n, 28, 28)."""
         with self.apart():
-            a, b = (self.model.encoder(self.xp.asarray(to_unit(x)))[0] for x in (first, last))
+            a, b = (self.model.encoder(self.xp.asarray(self.pixels(x)))[0] for x in (first, last))
             rows = [self._decode(a + (b - a) * (i / (n - 1))) for i in range(n)]
         return np.stack(rows, axis=1)
 
@@ -146,8 +141,3 @@ class VAETrainer(Trainer):
                 n += len(x)
         nats = dict(zip(("neg_elbo", "reconstruction", "kl"), (sums / n).tolist()))
         return {**nats, **image_figures(self.sample(200), self.data)}
-
-
-def to_unit(images):
-    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [0, 1]."""
-    return images[..., None].astype(np.float32) / np.float32(255)
