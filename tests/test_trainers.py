@@ -211,3 +211,17 @@ def test_operations_of_a_step(kind):
 def test_unknown_preset():
     with pytest.raises(ValueError, match="preset is 'large', should be one of demo, paper"):
         models.GANTrainer.Config.preset("large")
+
+
+def test_gpt_on_a_byte_pair_encoding(tmp_path):
+    """The tokenizer goes into the checkpoint, a token is more than a character, and sampling gives text."""
+    t = small.trainer("gpt", tokens="bpe", vocab=300)
+    losses = small.run(t, 5)
+    assert t.model.wte.weight.shape == (300, 16) and np.isfinite(losses[-1]["loss"])
+    assert len(t.test_ids) < len(t.data.test) and t.tokenizer.decode(t.test_ids) == t.data.test
+    f = t.evaluate()
+    assert f["nats_per_character"] < f["nats_per_token"]
+    assert t.generate("The ", 5).startswith("The ")
+    t.save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="its tokens is bpe, should be characters"):
+        small.trainer("gpt").load(tmp_path / "c")
