@@ -2,11 +2,13 @@
 PYTHON := $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python
 
-.PHONY: help demo test test-all clean
+.PHONY: help demo test test-all parity report clean
 help:
 	@echo "make demo      train a GAN, a VAE and a GPT in front of you, then open runs/demo/index.html"
 	@echo "make test      the test suite"
 	@echo "make test-all  the same and everything that takes longer"
+	@echo "make parity    judge everything against PyTorch again and write the ledger, bench/results/parity.md and .html"
+	@echo "make report    the ledger's pages and pictures again, from what is recorded"
 
 .venv/base: locks/base.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Assay needs Python 3.11 or 3.12 (with venv); neither was found"; exit 1; fi
@@ -33,6 +35,12 @@ test-all: .venv/test
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest --durations=25
+
+parity: .venv/test
+	$(RUN) -m tests.ledger
+
+report: .venv/test
+	$(RUN) -m bench report
 
 clean:
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,8 @@
-"""python -m bench presets: parameters and seconds a training step of every model and preset, as a Markdown table."""
+"""What is measured, and what is made of the measurements.
+
+python -m bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
+python -m bench report     the tables, pages and pictures of bench/results again, and the README's
+"""
 
 import argparse
 import resource
@@ -44,11 +48,19 @@ def presets(args):
                 sys.exit(f"error: the row of {kind} {preset} failed")
 
 
+def report(args):
+    """Needs torch, whose results it compares with: imported here, so that `presets` does without."""
+    from bench.report import write_parity
+
+    write_parity()
+
+
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     all_rows = commands.add_parser("presets", help="the whole table")
     all_rows.set_defaults(run=presets)
+    commands.add_parser("report", help="tables and pictures from bench/results").set_defaults(run=report)
     row = commands.add_parser("row", help="one row of it")
     row.add_argument("--model", choices=MODELS, required=True)
     row.add_argument("--preset", default="demo", help="default demo")

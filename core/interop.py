@@ -21,8 +21,15 @@ def from_torch(array):
 
 
 def to_torch_state_dict(state: dict) -> dict:
-    """Our state_dict as PyTorch's, still NumPy arrays (torch.from_numpy makes tensors of them)."""
-    return {name: to_torch(a) for name, a in state.items()}
+    """Our state_dict as PyTorch's, still NumPy arrays (torch.from_numpy makes tensors of them).
+
+    PyTorch's batch norms also count their batches; the count, which only momentum=None reads, is 0."""
+    counters = {f"{name.removesuffix('running_mean')}num_batches_tracked" for name in state if _is_statistic(name)}
+    return {**{name: to_torch(a) for name, a in state.items()}, **{name: np.array(0) for name in counters}}
+
+
+def _is_statistic(name):
+    return name.rpartition(".")[2] == "running_mean"
 
 
 def from_torch_state_dict(state: dict) -> dict:

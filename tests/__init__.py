@@ -1,1 +1,1 @@
-"""The tests. A package, so that `from tests.cases import CASES` works however pytest is started."""
+"""The tests. A package, so that `from tests.specs import CASES` works however pytest is started."""

@@ -11,9 +11,10 @@ import pytest
 
 from core.dispatch import TABLE
 from core.op import Op
-from tests.cases import BY_NAME
-from tests.checks import check_purity, compare
+from tests.comparing import compare
 from tests.gradcheck import check_case
+from tests.purity import check_purity
+from tests.specs import BY_NAME
 
 
 def float64(case):

@@ -5,8 +5,9 @@ import pytest
 
 import core.functional as F
 from core import Tensor
-from tests.cases import CASES, case_id, run
-from tests.checks import _random_dys, backward_all, check_purity
+from tests.comparing import backward_all, random_dys
+from tests.purity import check_purity
+from tests.specs import CASES, case_id, run
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -19,7 +20,7 @@ def test_each_gradient_alone_is_the_same(case):
     """Skipping the gradients of other inputs changes none: `needs` is an economy, not a different computation."""
     arrays = case.arrays()
     outputs, tensors = run(case, arrays)
-    dys = _random_dys(case, outputs, np.float64)
+    dys = random_dys(case, outputs, np.float64)
     backward_all(outputs, dys)
     for i, need in enumerate(case.needs(arrays)):
         if not need:

@@ -1,6 +1,6 @@
 """Every case against PyTorch, outputs and gradients: algebra in float64, rounding in float32 and float16.
 
-The rule is in judge.py. float16 is what a GPU stores; torch's CPU has most of it too, and where it has none
+The rule is in parity.py. float16 is what a GPU stores; torch's CPU has most of it too, and where it has none
 (WITHOUT_HALF) the oracle alone judges, at 2 eps.
 """
 
@@ -11,26 +11,39 @@ import torch
 from core import Tensor
 from core import functional as F
 from core.reference import conv, losses
-from tests.cases import CASES, case_id
-from tests.checks import compare
-from tests.judge import Draw, judge
+from tests.comparing import compare
+from tests.parity import Draw, judge
+from tests.specs import BENCH, CASES, case_id, expected
 
 WITHOUT_HALF = frozenset()  # cases whose operation torch 2.13 does not implement in float16 on the CPU
 
 
+def compare_as_expected(case, dtype):
+    """Judge the case; the implementation that ran is the one that specs.py expects."""
+    found = compare(case, dtype)
+    assert {c.backend for c in found} == {expected(case, dtype)}
+    return found
+
+
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_float64(case):
-    compare(case, np.float64)
+    compare_as_expected(case, np.float64)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_float32(case):
-    compare(case, np.float32)
+    compare_as_expected(case, np.float32)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", BENCH, ids=case_id)
+def test_float32_at_the_sizes_of_the_models(case):
+    compare_as_expected(case, np.float32)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_float16(case):
-    has_peer = compare(case, np.float16)
+    has_peer = all(c.verdict.theirs for c in compare_as_expected(case, np.float16))
     assert has_peer == (case.name not in WITHOUT_HALF), "torch's support has changed: bring WITHOUT_HALF up to date"
 
 

@@ -20,6 +20,9 @@ from core.op import Op
 from core.reference.pointwise import activate, activate_backward
 
 BLOCK = 1 << 19  # elements packed at once (2 MB of float32), so that a block is still in cache when it is multiplied
+ROWS = (
+    64  # pixels whose products one weight-gradient block adds up, if it has several images: a shorter sum rounds less
+)
 
 
 def _pad(x, ph, pw):
@@ -39,9 +42,9 @@ def _windows(x, taps, out, stride, dilation):
     return array_module(x).lib.stride_tricks.as_strided(x, (x.shape[0], *out, *taps, x.shape[3]), strides)
 
 
-def _blocks(n, elements):
-    """Slices of the batch whose packed patches, `elements` each, stay within BLOCK."""
-    step = max(1, BLOCK // max(elements, 1))
+def _blocks(n, elements, rows=0):
+    """Slices of the batch whose packed patches, `elements` an image, stay within BLOCK, and `rows` within ROWS."""
+    step = max(1, min(BLOCK // max(elements, 1), ROWS // max(rows, 1) if rows else n))
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
@@ -133,7 +136,7 @@ def weight_gradient(x, y, taps, stride, dilation, padding):
         return _weight_gradient_narrow(x, y, taps, dilation, padding)
     windows = _windows(_pad(x, ph, pw), taps, (oh, ow), stride, dilation)
     dw = xp.zeros((taps[0] * taps[1] * a, b), x.dtype)
-    for part in _blocks(n, oh * ow * len(dw)):
+    for part in _blocks(n, oh * ow * len(dw), oh * ow):
         dw += windows[part].reshape(-1, len(dw)).T @ y[part].reshape(-1, b)  # (KH KW A, n OH OW) @ (n OH OW, B)
     return dw.reshape(*taps, a, b)
 
@@ -149,7 +152,7 @@ def _weight_gradient_narrow(x, y, taps, dilation, padding):
     pw = (rw - 1 - padding[1], w + padding[1] - y.shape[2])
     windows = _windows(_pad(y, ph, pw), taps, (h, w), (1, 1), dilation)
     dw = xp.zeros((taps[0] * taps[1] * b, a), x.dtype)
-    for part in _blocks(n, h * w * len(dw)):
+    for part in _blocks(n, h * w * len(dw), h * w):
         dw += windows[part].reshape(-1, len(dw)).T @ x[part].reshape(-1, a)  # (KH KW B, n H W) @ (n H W, A)
     return dw.reshape(*taps, b, a)[::-1, ::-1].transpose(0, 1, 3, 2)  # (KH, KW, A, B)
 

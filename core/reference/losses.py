@@ -157,11 +157,12 @@ def _bce_with_logits_backward(saved, dy, needs, *, reduction):
 
 
 def _kl(mu, logvar):
-    return -0.5 * (1 + logvar - mu * mu - array_module(mu).exp(logvar))
+    """(mu^2 + exp(logvar) - 1 - logvar) / 2; near the prior the last three nearly cancel, which expm1 survives."""
+    return 0.5 * (mu * mu + (array_module(mu).expm1(logvar) - logvar))
 
 
 def _kl_slopes(mu, logvar):
-    return mu, 0.5 * (array_module(mu).exp(logvar) - 1)
+    return mu, 0.5 * array_module(mu).expm1(logvar)
 
 
 def _gaussian_kl(mu, logvar, *, reduction):

@@ -22,12 +22,18 @@ def _mean(x, axes):
     return total(x, axes, keepdims=True) / array_module(x).asarray(n, x.dtype)
 
 
+def _rstd(var, eps):
+    """1 / sqrt(var + eps), rounded once: what is off here is off in a whole row or channel."""
+    xp = array_module(var)
+    return (1 / xp.sqrt(var.astype(xp.float64) + eps)).astype(var.dtype)
+
+
 def _normalise(x, axes, eps):
     """(x^, mean, var, rstd) over `axes`, all with those axes kept as ones."""
     mean = _mean(x, axes)
     centred = x - mean
     var = _mean(centred * centred, axes)
-    rstd = 1 / array_module(x).sqrt(var + eps)
+    rstd = _rstd(var, eps)
     centred *= rstd
     return centred, mean, var, rstd
 
@@ -114,7 +120,7 @@ def _batch_norm_backward(saved, dys, needs, *, eps, act, negative_slope, dropout
 
 
 def _batch_norm_eval(x, mean, var, w, b, *, eps, act, negative_slope):
-    rstd = 1 / array_module(x).sqrt(var + eps)
+    rstd = _rstd(var, eps)
     xhat = (x - mean) * rstd
     y, activated = activate(act, _affine(xhat, w, b), negative_slope)
     return y, (xhat, rstd, w, activated)

@@ -1,10 +1,10 @@
 """Cases of the softmaxes and the losses."""
 
+import numpy as np
 import torch
 import torch.nn.functional as TF
 
-import core.functional as F
-from tests.inputs import Case, ids, normal, unit, value
+from tests.cases.inputs import Case, F, ids, normal, unit, value
 
 INF = float("inf")
 
@@ -45,8 +45,9 @@ def _flat(logits, target, reduction, **options):
     return losses.reshape(target.shape) if reduction == "none" else losses
 
 
-def classes(name, logits, target, reduction="mean", smooth=True, **options):
-    """The same setting for cross_entropy on logits, and for linear_cross_entropy whose logits are x @ w.T."""
+def classes(name, logits, target, reduction="mean", smooth=True, width=3, scale=1.0, **options):
+    """The same setting for cross_entropy on logits, and for linear_cross_entropy whose logits are x @ w.T, x of
+    `width`; `scale` is the logits' size, roughly."""
     options["reduction"] = reduction
     torchs = {k: v for k, v in options.items() if k != "reduction"}
     v = logits[-1]
@@ -55,14 +56,14 @@ def classes(name, logits, target, reduction="mean", smooth=True, **options):
         f"cross_entropy/{name}",
         lambda z, t: F.cross_entropy(z, t, **options),
         lambda z, t: _flat(z, t, reduction, **torchs),
-        (normal(*logits), make),
+        (normal(*logits, scale=scale), make),
         smooth=smooth,
     )
     yield Case(
         f"linear_cross_entropy/{name}",
         lambda x, w, t: F.linear_cross_entropy(x, w, t, **options),
         lambda x, w, t: _flat(x @ w.T, t, reduction, **torchs),
-        (normal(*logits[:-1], 3), normal(v, 3), make),
+        (normal(*logits[:-1], width, scale=scale), normal(v, width, scale=(3 / width) ** 0.5), make),
         smooth=smooth,
     )
 
@@ -88,6 +89,12 @@ def _classification():
     yield from classes("one-class", (3, 1), None)
     yield from classes("smoothing-1", (5, 4), None, label_smoothing=1.0)
     yield from classes("many-rows", (2100, 3), None)
+    yield from classes("vocabulary-past-a-block", (7, 1031), None, width=19)  # more classes than a kernel's tile holds
+    yield from classes("wide-smoothed", (5, 517), None, label_smoothing=0.1, ignore_index=0)
+    yield from classes("tiny-logits", (6, 5), None, scale=1e-6)  # the loss is log V, the gradient all cancellation
+    yield from classes("huge-logits", (6, 5), None, scale=1e3, smooth=False)
+    yield from classes("one-token", (1, 1, 7), None)
+    yield from classes("batch-0", (0, 3, 5), None, "sum")
 
 
 def _entropy(z, t):
@@ -180,6 +187,8 @@ def _binary():
             oracle=lambda x, t=target: sure(x, t),
         )
     yield binary("0d", normal(), unit())
+    yield binary("tiny-logits", normal(5, 7, scale=1e-6), unit(5, 7))
+    yield binary("column", normal(13, 1, scale=3.0), 0.9)  # a discriminator's logits: one block, not full
     yield binary("many", normal(3, 2000), unit(3, 2000))
 
 
@@ -192,6 +201,7 @@ def _elbo(r, x, mu, logvar, beta=1.0):
     return rec + beta * kl, rec, kl
 
 
+CERTAIN = np.where(np.arange(18).reshape(2, 9) % 5 < 2, 1.0, -1.0)  # signs of logits that are sure and right
 PAIR = (normal(4, 3), normal(4, 3))
 IMAGES = (normal(4, 3, 2, 1), unit(4, 3, 2, 1), *PAIR)
 _PARTS = {"mean": torch.mean, "sum": torch.sum, "none": lambda x: x}
@@ -204,9 +214,16 @@ VARIATIONAL = [
             lambda m, v, r=r: _PARTS[r](_kl(m, v)),
             PAIR,
         )
-        for r in ("mean", "sum", "none")
+        for r in ("mean", "none")
     ),
-    Case("gaussian_kl/default", lambda m, v: F.gaussian_kl(m, v), lambda m, v: _kl(m, v).sum(), PAIR),
+    Case("gaussian_kl/sum-by-default", lambda m, v: F.gaussian_kl(m, v), lambda m, v: _kl(m, v).sum(), PAIR),
+    Case(  # near the prior the terms cancel
+        "gaussian_kl/near-zero",
+        lambda m, v: F.gaussian_kl(m, v, reduction="none"),
+        _kl,
+        (normal(4, 3, scale=1e-2), normal(4, 3, scale=1e-2)),
+        oracle=lambda m, v: 0.5 * (m * m + (torch.expm1(v) - v)),
+    ),
     Case(
         "gaussian_kl/empty",
         lambda m, v: F.gaussian_kl(m, v),
@@ -225,10 +242,11 @@ VARIATIONAL = [
     Case("elbo/parts", lambda *a: F.elbo(*a, beta=3.0, parts=True), lambda *a: _elbo(*a, beta=3.0), IMAGES, fixed=(1,)),
     Case(
         "elbo/confident",
-        lambda r, m, v: F.elbo(r, (r.data > 0).astype(r.dtype), m, v, parts=True)[1],
-        lambda r, m, v: _elbo(r, (r > 0).to(r.dtype), m, v)[1],
-        (lambda rng: rng.uniform(6, 12, (2, 9)) * rng.choice([-1.0, 1.0], (2, 9)), normal(2, 3), normal(2, 3)),
-        oracle=lambda r, m, v: sure(r, (r > 0).to(r.dtype)).sum() / len(r),
+        lambda r, x, m, v: F.elbo(r, x, m, v, parts=True)[1],
+        lambda r, x, m, v: _elbo(r, x, m, v)[1],
+        (lambda rng: CERTAIN * rng.uniform(6, 12, (2, 9)), value(CERTAIN > 0, float), normal(2, 3), normal(2, 3)),
+        fixed=(1,),
+        oracle=lambda r, x, m, v: sure(r, x).sum() / len(r),
     ),
 ]
 

@@ -6,10 +6,8 @@ starts at, a stride past the kernel, a phase without taps, the narrow path of fe
 
 import torch.nn.functional as TF
 
-import core.functional as F
-from core import Tensor
-from tests.cases_shape import ACTS, KINKED
-from tests.inputs import Case, coin, half, normal, positive, value, whole
+from tests.cases.inputs import Case, F, coin, copied, half, normal, positive, value, whole
+from tests.cases.shape import ACTS, KINKED
 
 
 def channels_first(x):
@@ -25,7 +23,14 @@ def torch_weights(w):
     return w.permute(3, 2, 0, 1).contiguous()
 
 
-def conv(name, x, w, bias=True, act=None, maker=normal, smooth=True, **options):
+def _arrays(x, w, biases, maker, scale):
+    """Makers of x, w (times `scale`) and as many biases; whole numbers for all but the biases keep off a kink."""
+    if maker is whole:
+        return whole(*x), whole(*w), *([half(biases)] if biases else [])
+    return normal(*x), normal(*w, scale=scale), *([normal(biases)] if biases else [])
+
+
+def conv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0, **options):
     """conv2d: x (N, H, W, Cin), w (KH, KW, Cin, Cout); torch wants (Cout, Cin, KH, KW)."""
 
     def ours(x, w, b=None):
@@ -35,23 +40,21 @@ def conv(name, x, w, bias=True, act=None, maker=normal, smooth=True, **options):
         y = TF.conv2d(channels_first(x), torch_weights(w), b, **options)
         return ACTS[act](channels_last(y))
 
-    make = (maker(*x), maker(*w), *([half(w[3]) if maker is whole else normal(w[3])] if bias else []))
-    return Case(f"conv2d/{name}", ours, theirs, make, smooth=smooth)
+    return Case(f"conv2d/{name}", ours, theirs, _arrays(x, w, w[3] if bias else 0, maker, scale), smooth=smooth)
 
 
-def deconv(name, x, w, bias=True, act=None, maker=normal, smooth=True, **options):
+def deconv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0, **options):
     """conv_transpose2d: x (N, H, W, Cin), w (KH, KW, Cout, Cin); torch wants (Cin, Cout, KH, KW)."""
 
     def ours(x, w, b=None):
         return F.conv_transpose2d(x, w, b, act=act, **options)
 
     def theirs(x, w, b=None):
-        return ACTS[act](
-            channels_last(TF.conv_transpose2d(channels_first(x), w.permute(3, 2, 0, 1).contiguous(), b, **options))
-        )
+        return ACTS[act](channels_last(TF.conv_transpose2d(channels_first(x), torch_weights(w), b, **options)))
 
-    make = (maker(*x), maker(*w), *([half(w[2]) if maker is whole else normal(w[2])] if bias else []))
-    return Case(f"conv_transpose2d/{name}", ours, theirs, make, smooth=smooth)
+    return Case(
+        f"conv_transpose2d/{name}", ours, theirs, _arrays(x, w, w[2] if bias else 0, maker, scale), smooth=smooth
+    )
 
 
 CONV = [
@@ -85,6 +88,10 @@ CONV = [
     conv("wide-stride-2", (2, 6, 5, 1), (4, 3, 1, 4), stride=2, padding=1),
     conv("batch-0", (0, 5, 6, 3), (3, 3, 3, 4), padding=1),
     conv("one-pixel", (2, 1, 1, 3), (3, 3, 3, 4), padding=1),
+    conv("ragged-channels", (2, 9, 11, 17), (3, 3, 17, 19), padding=1),  # past one tile of 16, and not two
+    conv("ragged-stride-2", (3, 13, 10, 5), (5, 5, 5, 21), stride=2, padding=2),
+    conv("one-row", (2, 1, 13, 3), (1, 4, 3, 5), stride=(1, 2), padding=(0, 1)),
+    conv("one-pixel-out", (3, 5, 5, 7), (3, 3, 7, 5), stride=4),
     conv("many-pixels", (4, 20, 20, 2), (3, 3, 2, 3), padding=1),
 ]
 
@@ -114,6 +121,10 @@ DECONV = [
     deconv("wide-stride-2", (2, 3, 3, 1), (3, 4, 4, 1), stride=2, padding=1),
     deconv("batch-0", (0, 4, 5, 3), (3, 3, 4, 3), stride=2),
     deconv("one-pixel", (2, 1, 1, 3), (4, 4, 2, 3), stride=2, padding=1),
+    deconv("ragged-channels", (2, 7, 9, 17), (3, 3, 19, 17), padding=1),
+    deconv("ragged-stride-2", (3, 6, 5, 21), (5, 5, 18, 21), stride=2, padding=2, output_padding=1),
+    deconv("ragged-stride-3", (2, 5, 4, 9), (4, 5, 7, 9), stride=3, padding=(1, 2), output_padding=(2, 0)),
+    deconv("one-row", (2, 1, 9, 3), (1, 4, 5, 3), stride=(1, 2), padding=(0, 1)),
     deconv("many-pixels", (4, 10, 10, 2), (4, 4, 3, 2), stride=2, padding=1),
 ]
 
@@ -151,7 +162,7 @@ def train(
         (w, b, mask), options = unpack(rest), {"act": act, "dropout_p": p, "momentum": momentum, "eps": eps}
         if not stats:
             return F.batch_norm(x, None, None, w, b, True, mask=mask, **options)
-        mean, var = Tensor(mean.data.copy()), Tensor(var.data.copy())
+        mean, var = copied(mean), copied(var)
         return F.batch_norm(x, mean, var, w, b, True, mask=mask, **options), mean, var
 
     def theirs(x, mean, var, *rest):

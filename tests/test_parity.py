@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.judge import Draw, judge
+from tests.parity import Draw, judge
 
 EPS = float(np.finfo(np.float32).eps)
 ORACLE = np.linspace(1, 2, 101)

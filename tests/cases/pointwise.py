@@ -4,8 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as TF
 
-import core.functional as F
-from tests.inputs import Case, away, coin, distinct, normal, positive, value
+from tests.cases.inputs import Case, F, away, coin, distinct, normal, positive, value
 
 INF, NAN = float("inf"), float("nan")
 SPECIAL = [0.0, -0.0, INF, -INF, 1.0, -1.0]  # what they become is compared with torch by class and sign

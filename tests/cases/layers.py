@@ -1,10 +1,10 @@
 """Cases of attention, layer norm and dropout."""
 
+import numpy as np
 import torch
 import torch.nn.functional as TF
 
-import core.functional as F
-from tests.inputs import Case, coin, normal, value
+from tests.cases.inputs import Case, F, coin, normal, value
 
 INF = float("inf")
 
@@ -60,6 +60,16 @@ def rows_off(*shape):
     return make
 
 
+def lengths(batch, keys):
+    """A mask of key padding (B, 1, 1, Tk): the first sentence is full, the others end early, the last has no word."""
+
+    def make(rng):
+        ends = np.array([keys, *rng.integers(1, keys, batch - 2), 0])
+        return (np.arange(keys) < ends[:, None])[:, None, None, :]
+
+    return make
+
+
 def bias_rows_off(*shape):
     def make(rng):
         bias = rng.standard_normal(shape)
@@ -84,6 +94,13 @@ ATTENTION = [
     attention("width-1", q=(2, 1, 4, 1)),
     attention("value-width", width=5),
     attention("ragged", q=(1, 3, 13, 5), k=(1, 3, 17, 5)),
+    attention("one-token", q=(3, 2, 1, 5)),
+    attention("past-a-block", q=(1, 2, 50, 8)),  # with tiles of 16: several, the last not full
+    attention("past-a-block-causal", q=(1, 2, 50, 8), causal=True),
+    attention("past-a-block-keys-longer", q=(1, 2, 19, 8), k=(1, 2, 83, 8), causal=True, causal_offset=64),
+    attention("past-a-block-padding", q=(3, 1, 33, 4), k=(3, 1, 50, 4), mask=lengths(3, 50)),
+    attention("head-width-80", q=(1, 2, 9, 80), k=(1, 2, 11, 80)),
+    attention("tiny-scores", scale_of_q=1e-6),
     attention("scale", scale=0.3),
     attention("scale-zero", scale=0.0),
     attention("large-scores", scale_of_q=50.0, smooth=False),  # varies on a scale below a difference's step

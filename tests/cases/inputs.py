@@ -3,13 +3,42 @@
 A Case is one operation at one setting, written twice: on our Tensors and on torch's. Its inputs are made in float64 and
 rounded to the dtype under test by whoever runs it. Makers are named for what they avoid: a gradient check by finite
 differences may not step over a kink, so `away` keeps off zero and `distinct` keeps off ties.
+
+Cases call our functions through `F`, so that `instead` can put another implementation in one's place.
 """
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
+import core.functional
+from core import Tensor
+
+
+class Functions:
+    """core.functional, except for what `instead` has replaced."""
+
+    def __init__(self):
+        self.replaced: dict = {}
+
+    def __getattr__(self, name):
+        return self.replaced.get(name) or getattr(core.functional, name)
+
+
+F = Functions()
+
+
+@contextlib.contextmanager
+def instead(name, function):
+    """`with instead("attention", mine):` cases call `mine` where they would call core.functional.attention."""
+    F.replaced[name] = function
+    try:
+        yield
+    finally:
+        del F.replaced[name]
 
 
 class Case(NamedTuple):
@@ -20,6 +49,11 @@ class Case(NamedTuple):
     fixed: tuple = ()  # positions of floating inputs that want no gradient: targets, noise, running statistics
     oracle: Callable | None = None  # instead of `torch` in float64, where torch's own formula loses digits even there
     smooth: bool = True  # False where finite differences mean nothing: ties, kinks, infinities, float32 inside
+
+    @property
+    def op(self) -> str:
+        """The operation that this case is about, as core/dispatch.py calls it."""
+        return self.name.partition("/")[0]
 
     def arrays(self, dtype=np.float64, draw=0) -> list:
         """This case's inputs, the same on each call with the same `draw`; floating ones rounded to `dtype`."""
@@ -71,6 +105,11 @@ def ids(limit, *shape):
 def coin(*shape, p=0.7):
     """Booleans, True with probability p."""
     return lambda rng: rng.random(shape) < p
+
+
+def copied(statistics):
+    """A copy to move in place, of our Tensor or of torch's."""
+    return statistics.clone() if hasattr(statistics, "clone") else Tensor(statistics.data.copy())
 
 
 def value(x, dtype=None):

@@ -1,4 +1,7 @@
-"""Settings that nobody thought of: hypothesis draws shapes and options, torch in float64 says what should come out."""
+"""Settings that nobody thought of: hypothesis draws shapes and options, torch in float64 says what should come out.
+
+The identities that follow from the mathematics alone, with no oracle at all, are in test_identities.py.
+"""
 
 import itertools
 
@@ -8,12 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices, mutually_broadcastable_shapes
 
 from core.functional import concatenate
-from tests.cases_image import conv, deconv
-from tests.cases_layers import attention
-from tests.cases_pointwise import BINARY
-from tests.cases_shape import same
-from tests.checks import compare
-from tests.inputs import Case, coin, normal
+from tests.cases.image import conv, deconv, train
+from tests.cases.inputs import Case, coin, normal
+from tests.cases.layers import attention, norm
+from tests.cases.losses import classes
+from tests.cases.pointwise import BINARY
+from tests.cases.shape import same
+from tests.comparing import compare
+from tests.purity import check_purity
 
 fuzz = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 small = st.integers(1, 3)
@@ -42,7 +47,9 @@ def test_conv2d(setting):
     size, taps, (cin, cout), n, options = setting
     reach = [d * (k - 1) + 1 for d, k in zip(options["dilation"], taps)]
     assume(all(s + 2 * p >= r for s, p, r in zip(size, options["padding"], reach)))
-    compare(conv("fuzz", (n, *size, cin), (*taps, cin, cout), **options), np.float64)
+    case = conv("fuzz", (n, *size, cin), (*taps, cin, cout), **options)
+    compare(case, np.float64)
+    check_purity(case)
 
 
 @fuzz
@@ -57,7 +64,9 @@ def test_conv_transpose2d(setting, output_padding):
     ]
     assume(min(out) >= 1)
     shapes = (n, *size, cin), (*taps, cout, cin)
-    compare(deconv("fuzz", *shapes, output_padding=output_padding, **options), np.float64)
+    case = deconv("fuzz", *shapes, output_padding=output_padding, **options)
+    compare(case, np.float64)
+    check_purity(case)
 
 
 @fuzz
@@ -83,6 +92,7 @@ def test_attention(sizes, causal, offset, mask_axes, bias_axes, wanted):
         causal_offset=offset,
     )
     compare(case, np.float64)
+    check_purity(case)
 
 
 SHAPE = (3, 4, 2)
@@ -114,3 +124,26 @@ def test_concatenate_and_its_parts(sizes, axis):
 def test_reductions_over_any_axes(name, axes, keep):
     f = lambda x: getattr(x, name)(tuple(axes), keep)
     compare(same(f"{name}/fuzz", f, normal(*SHAPE)), np.float64)
+
+
+@fuzz
+@given(
+    st.tuples(st.integers(1, 6), st.integers(1, 9), small),
+    st.sampled_from(["mean", "sum", "none"]),
+    st.sampled_from([0.0, 0.1, 1.0]),
+    st.integers(-1, 8),
+)
+def test_cross_entropy_and_its_linear_form(sizes, reduction, smoothing, ignore_index):
+    rows, v, width = sizes
+    settings = {"width": width, "label_smoothing": smoothing, "ignore_index": ignore_index}
+    for case in classes("fuzz", (rows, v), None, reduction, **settings):
+        compare(case, np.float64)
+        check_purity(case)
+
+
+@fuzz
+@given(st.tuples(st.integers(0, 5), small, st.integers(1, 7)), st.sampled_from(["wb", "w", "b", ""]))
+def test_norms(shape, affine):
+    compare(norm("fuzz", *shape, affine=affine, eps=0.1), np.float64)  # with a tiny eps two values cancel
+    assume(shape[0] * shape[1] > 1)
+    compare(train("fuzz", shape, affine=affine, eps=0.1), np.float64)

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as TF
 
-import core.functional as F
-from tests.inputs import Case, distinct, half, ids, normal, value, whole
+from tests.cases.inputs import Case, F, distinct, half, ids, normal, value, whole
 
 NAN = float("nan")
 ROWS = np.array([2, 0, 2, 2])  # one row three times: its gradients add up

@@ -1,0 +1,15 @@
+"""The four models once more, in PyTorch alone: what ours are compared with, number by number and second by second.
+
+    twin = TWINS["gan"](trainer)            the same weights, optimisers and schedule as a trainer of ours has now
+    twin.step(batch, draws)                 one training step; draws from `core.random.record` replace torch's own
+
+Modules carry the names of ours, so that `core.interop` turns one state_dict into the other; images are channels first
+inside, as torch wants them, and channels last outside.
+"""
+
+from bench.twins.image import GANTwin, VAETwin
+from bench.twins.text import GPTTwin, Seq2SeqTwin
+
+TWINS = {"gan": GANTwin, "vae": VAETwin, "gpt": GPTTwin, "seq2seq": Seq2SeqTwin}
+
+__all__ = ["TWINS", "GANTwin", "GPTTwin", "Seq2SeqTwin", "VAETwin"]

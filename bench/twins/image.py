@@ -1,0 +1,182 @@
+"""The GAN and the VAE in PyTorch."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.twins.base import Dropout, Twin, channels_last, cosine, schedule
+
+
+def flat(x):
+    """(N, C, H, W) -> (N, H W C): the order of our dense layers' weights."""
+    return channels_last(x).flatten(1)
+
+
+def image(x, side, channels):
+    """(N, H W C) -> (N, C, H, W)."""
+    return x.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2)
+
+
+class Generator(nn.Module):
+    def __init__(self, c, latent, slope):
+        super().__init__()
+        self.channels, self.slope = c, slope
+        self.dense = nn.Linear(latent, 49 * c, bias=False)
+        self.norm0 = nn.BatchNorm1d(49 * c)
+        self.up1 = nn.ConvTranspose2d(c, c, 5, padding=2, bias=False)
+        self.norm1 = nn.BatchNorm2d(c)
+        self.up2 = nn.ConvTranspose2d(c, c, 5, stride=2, padding=2, output_padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(c)
+        self.up3 = nn.ConvTranspose2d(c, c, 5, stride=2, padding=2, output_padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(c)
+        self.out = nn.Conv2d(c, 1, 5, padding=2, bias=False)
+
+    def forward(self, z):
+        leaky = lambda x: F.leaky_relu(x, self.slope)
+        x = image(leaky(self.norm0(self.dense(z))), 7, self.channels)
+        for up, norm in ((self.up1, self.norm1), (self.up2, self.norm2), (self.up3, self.norm3)):
+            x = leaky(norm(up(x)))
+        return torch.tanh(self.out(x))
+
+
+class Discriminator(nn.Module):
+    def __init__(self, c, slope, dropout):
+        super().__init__()
+        self.down1 = nn.Conv2d(1, c, 5, stride=2, padding=2)
+        self.down2 = nn.Conv2d(c, c, 5, stride=2, padding=2)
+        self.drop, self.slope = Dropout(dropout), slope
+        self.dense = nn.Linear(49 * c, 1)
+
+    def features(self, x):
+        for down in (self.down1, self.down2):
+            x = self.drop(F.leaky_relu(down(x), self.slope))
+        return flat(x)
+
+    def forward(self, x):
+        return self.dense(self.features(x))
+
+
+class GAN(nn.Module):
+    generator: Generator
+    discriminator: Discriminator
+
+    def __init__(self, c):
+        super().__init__()
+        self.generator = Generator(c.channels, c.latent, c.slope)
+        self.discriminator = Discriminator(c.channels, c.slope, c.dropout)
+
+
+def bce(logits, target):
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+class GANTwin(Twin):
+    METRICS = ("d_loss", "g_loss")
+    model: GAN
+
+    def build(self, trainer):
+        return GAN(trainer.config)
+
+    def optimisation(self):
+        c, parts = self.config, {"generator": self.model.generator, "discriminator": self.model.discriminator}
+        optimizers = {
+            name: torch.optim.Adam(part.parameters(), c.lr, betas=(c.beta1, 0.999)) for name, part in parts.items()
+        }
+        return optimizers, {k: schedule(o, cosine(c.lr, c.steps, floor=c.floor)) for k, o in optimizers.items()}
+
+    def train_step(self, real):
+        fake = self.model.generator(self.normal(len(real), self.config.latent))
+        return self._train_discriminator(real, fake.detach()), self._train_generator(real, fake)
+
+    def _train_discriminator(self, real, fake):
+        d = self.model.discriminator
+        on_real, on_fake = d(real), d(fake)
+        if self.config.loss == "hinge":
+            loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+        else:
+            loss = bce(on_real, 1.0) + bce(on_fake, 0.0)
+        self.optimizers["discriminator"].zero_grad()
+        loss.backward()
+        self.update("discriminator")
+        return loss.detach()
+
+    def _train_generator(self, real, fake):
+        d = self.model.discriminator
+        d.requires_grad_(False)
+        features = d.features(fake)
+        logits = d.dense(features)
+        kinds = {"hinge": lambda: -logits.mean(), "minimax": lambda: -bce(logits, 0.0)}
+        loss = kinds.get(self.config.loss, lambda: bce(logits, 1.0))()
+        if self.config.feature_matching:
+            wanted = d.features(real).mean(0)
+            loss = loss + self.config.feature_matching * F.mse_loss(features.mean(0), wanted)
+        self.optimizers["generator"].zero_grad()
+        loss.backward()
+        self.update("generator")
+        d.requires_grad_(True)
+        return loss.detach()
+
+
+class Encoder(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        sizes = ((1, 32), (32, 64), (64, 64))
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in sizes)
+        self.drop, self.slope = Dropout(c.dropout), c.slope
+        self.mu, self.logvar = nn.Linear(1024, c.latent), nn.Linear(1024, c.latent)
+
+    def forward(self, x):
+        for conv in self.convs:
+            x = self.drop(F.leaky_relu(conv(x), self.slope))
+        x = flat(x)
+        return self.mu(x), self.logvar(x)
+
+
+class Decoder(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.slope = c.slope
+        self.dense = nn.Linear(c.latent, 3136)
+        self.up1 = nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1)
+        self.up2 = nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1)
+        self.up3 = nn.ConvTranspose2d(64, 32, 3, padding=1)
+        self.out = nn.Conv2d(32, 1, 3, padding=1)
+
+    def forward(self, z):
+        x = image(F.leaky_relu(self.dense(z), self.slope), 7, 64)
+        for up in (self.up1, self.up2, self.up3):
+            x = F.leaky_relu(up(x), self.slope)
+        return self.out(x)
+
+
+class VAE(nn.Module):
+    encoder: Encoder
+    decoder: Decoder
+
+    def __init__(self, c):
+        super().__init__()
+        self.encoder, self.decoder = Encoder(c), Decoder(c)
+
+
+class VAETwin(Twin):
+    METRICS = ("loss", "reconstruction", "kl")
+    model: VAE
+
+    def build(self, trainer):
+        return VAE(trainer.config)
+
+    def optimisation(self):
+        c = self.config
+        optimizer = torch.optim.Adam(self.model.parameters(), c.lr)
+        return {"vae": optimizer}, {"vae": schedule(optimizer, cosine(c.lr, c.steps))}
+
+    def train_step(self, x):
+        mu, logvar = self.model.encoder(x)
+        logits = self.model.decoder(mu + torch.exp(0.5 * logvar) * self.normal(*mu.shape))
+        reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+        kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum() / len(x)
+        loss = reconstruction + self.config.beta * kl
+        self.optimizers["vae"].zero_grad()
+        loss.backward()
+        self.update("vae")
+        return loss.detach(), reconstruction.detach(), kl.detach()

@@ -1,0 +1,282 @@
+"""Slips of the pen, applied to the real source one at a time: the ordinary suite must turn red at each.
+
+    python -m tests.plants            every plant; exit code 1 if one goes unnoticed
+    python -m tests.plants conv       those with "conv" in their name
+
+A plant is an edit of one file in a copy of the project, and the tests that a change there would be met by. They run
+once unedited, which must pass, and once with each edit, which must fail. test_harness.py plants errors in the
+dispatch table instead, which takes no copy and runs with every `make test`; this one shows that nothing stands between
+those and the code as it is written.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parent.parent
+OPS = "tests/test_torch.py tests/test_gradients.py tests/test_purity.py"  # what every operation goes through
+
+
+class Plant(NamedTuple):
+    file: str
+    old: str  # occurs once in the file
+    new: str
+    tests: str  # arguments for pytest
+
+
+def op(file, old, new, name):
+    """An edit of an operation: its own cases meet it."""
+    return Plant(f"core/reference/{file}", old, new, f"{OPS} -k {name}/")
+
+
+PLANTS = {
+    # a gradient times 1.001, of the wrong sign, transposed, zero
+    "mul-gradient-times-1.001": op("pointwise.py", "dy, z, x, y: dy * y,", "dy, z, x, y: 1.001 * dy * y,", "mul"),
+    "sub-gradient-sign": op("pointwise.py", "dy, z, x, y: -dy)", "dy, z, x, y: dy)", "sub"),
+    "gelu-gradient-times-1.001": op("pointwise.py", "slope += cdf", "slope += 1.001 * cdf", "gelu"),
+    "linear-weight-gradient-transposed": op(
+        "matmul.py",
+        "dw = dy.T @ x.reshape(rows, x.shape[-1])",
+        "dw = (x.reshape(rows, x.shape[-1]).T @ dy).reshape(w.shape)",
+        "linear",
+    ),
+    "matmul-gradient-not-transposed": op(
+        "matmul.py",
+        "unbroadcast(dy @ b.swapaxes(-1, -2)",
+        "unbroadcast(dy @ (b if b.shape[-1] == b.shape[-2] else b.swapaxes(-1, -2))",
+        "matmul",
+    ),
+    "conv-weight-gradient-channels-swapped": op(
+        "conv.py", "return dw.reshape(*taps, a, b)\n", "return dw.reshape(*taps, b, a).swapaxes(2, 3)\n", "conv2d"
+    ),
+    "conv-narrow-weight-gradient-not-reversed": op("conv.py", "[::-1, ::-1].transpose", ".transpose", "conv2d"),
+    "conv-bias-gradient-zero": op(
+        "conv.py",
+        "else None\n    dw = weight_gradient(x, dy, w.shape[:2], stride, dilation, padding) if needs[1] else None\n"
+        "    return dx, dw, total(dy, (0, 1, 2))",
+        "else None\n    dw = weight_gradient(x, dy, w.shape[:2], stride, dilation, padding) if needs[1] else None\n"
+        "    return dx, dw, 0 * total(dy, (0, 1, 2))",
+        "conv2d",
+    ),
+    "norm-bias-gradient-zero": op("norm.py", "db = total(dy, leading)", "db = 0 * total(dy, leading)", "layer_norm"),
+    # off by one in the last block
+    "conv-last-image-dropped": op(
+        "conv.py",
+        "slice(i, min(i + step, n)) for i in range(0, n, step)",
+        "slice(i, min(i + step, n)) for i in range(0, max(n - 1, 1), step)",
+        "conv2d",
+    ),
+    "linear-cross-entropy-last-rows-dropped": op(
+        "losses.py", "for i in range(0, n, step)]", "for i in range(0, n - 1, step)]", "linear_cross_entropy"
+    ),
+    "conv-phase-one-pixel-short": op(
+        "conv.py", "pixels + offsets[-1] - size_in", "pixels - 1 + offsets[-1] - size_in", "conv_transpose2d"
+    ),
+    "causal-offset-one-too-far": op("attention.py", "causal_offset, dtype", "causal_offset + 1, dtype", "attention"),
+    "causal-offset-one-too-near": op("attention.py", "causal_offset, dtype", "causal_offset - 1, dtype", "attention"),
+    # nan and overflow
+    "attention-all-masked-is-nan": op("attention.py", "xp.where(top == -xp.inf, 0, top)", "top", "attention"),
+    "softmax-without-its-maximum": op("losses.py", "exp(x - x.max(axis, keepdims=True))", "exp(x)", "softmax"),
+    "sigmoid-overflows": op("pointwise.py", "e = xp.exp(-abs(x))", "e = xp.exp(abs(x))", "sigmoid"),
+    "bce-overflows": op(
+        "losses.py", "xp.log1p(xp.exp(-abs(x)))", "xp.log1p(xp.exp(abs(x))) - abs(x)", "bce_with_logits"
+    ),
+    "variance-by-difference-of-squares": op(
+        "norm.py", "var = _mean(centred * centred, axes)", "var = _mean(x * x, axes) - mean * mean", "layer_norm"
+    ),
+    # writing in place
+    "softmax-writes-to-its-input": op(
+        "losses.py",
+        "y = array_module(x).exp(x - x.max(axis, keepdims=True))",
+        "y = array_module(x).exp(x - x.max(axis, keepdims=True), out=x if x.size else None)",
+        "softmax",
+    ),
+    "dropout-writes-to-dy": op(
+        "random.py",
+        "dx = dy if mask is None else dy * (mask * _scale(dy, p))",
+        "dx = dy if mask is None else array_module(dy).multiply(dy, mask * _scale(dy, p), out=dy)",
+        "dropout",
+    ),
+    "tanh-gradient-written-over-the-result": op(
+        "pointwise.py", "(1 - y) * (1 + y)", "1 - xp.multiply(y, y, out=y if y.ndim else None)", "tanh"
+    ),
+    # a mask or an option dropped
+    "attention-mask-dropped": op(
+        "attention.py", "if mask is not None:", "if mask is not None and causal:", "attention"
+    ),
+    "attention-bias-not-reduced": op(
+        "attention.py",
+        "unbroadcast(ds, bias_shape)",
+        "ds[:1] if bias_shape[0] == 1 and len(bias_shape) == 4 else unbroadcast(ds, bias_shape)",
+        "attention",
+    ),
+    "attention-scale-forgotten-in-dq": op("attention.py", "dq = (ds @ k) * scale", "dq = ds @ k", "attention"),
+    "dropout-mask-dropped-in-backward": op(
+        "random.py", "dy * (mask * _scale(dy, p))", "dy * (True * _scale(dy, p))", "dropout"
+    ),
+    "ignored-targets-counted-in-the-mean": op(
+        "losses.py",
+        "losses, lse = _rows(flat, t, label_smoothing, ignore_index)\n    count = (t != ignore_index).sum()",
+        "losses, lse = _rows(flat, t, label_smoothing, ignore_index)\n    count = (t == t).sum()",
+        "cross_entropy",
+    ),
+    "ignored-targets-have-a-gradient": op("losses.py", "xp.where(kept, scale, 0)[:, None]", "scale", "cross_entropy"),
+    "smoothing-forgotten-in-backward": op("losses.py", "d -= smoothing / logits.shape[1]", "pass", "cross_entropy"),
+    "dilation-forgotten-in-narrow-conv": op("conv.py", "top, left = i * dilation[0],", "top, left = i,", "conv2d"),
+    "leaky-slope-forgotten-in-backward": op(
+        "pointwise.py", "(1 - positive) * negative_slope", "(1 - positive)", "relu"
+    ),
+    "relu-gradient-at-zero": op("pointwise.py", "xp.where(y <= 0, 0, dy)", "xp.where(y < 0, 0, dy)", "relu"),
+    "broadcasting-not-undone": op("pointwise.py", "_share(xp, dy, x, y, ~(x < y))", "dy", "maximum"),
+    "embedding-keeps-one-of-repeated-rows": op(
+        "shape.py",
+        "xp.add.reduceat(dy.reshape(-1, shape[1])[order], starts, axis=0, dtype=xp.float64)",
+        "dy.reshape(-1, shape[1])[order][starts]",
+        "embedding",
+    ),
+    "elbo-beta-forgotten-in-backward": op("losses.py", "(dloss * beta + dkl) / n", "(dloss + dkl) / n", "elbo"),
+    "long-sums-in-float32": Plant(
+        "core/arrays.py", "dtype=np.float64 if wide else x.dtype", "dtype=x.dtype", f"{OPS} -k sum/"
+    ),
+    # state, optimisers, models
+    "running-variance-biased": Plant(
+        "core/reference/norm.py", "var * (count / (count - 1))", "var", "tests/test_torch.py tests/test_twins.py"
+    ),
+    "adam-eps-inside-the-root": Plant(
+        "core/reference/optim.py",
+        "(xp.sqrt(v) / root + dtype(eps))",
+        "(xp.sqrt(v + dtype(eps)) / root)",
+        "tests/test_nn_optim.py tests/test_twins.py",
+    ),
+    "adam-bias-correction-late": Plant(
+        "core/reference/optim.py",
+        "rate = (lr / (1 - b1**step))",
+        "rate = (lr / (1 - b1 ** (step + 1)))",
+        "tests/test_nn_optim.py tests/test_twins.py",
+    ),
+    "weight-decay-coupled": Plant(
+        "core/reference/optim.py",
+        "if weight_decay and decoupled:",
+        "if weight_decay and not decoupled:",
+        "tests/test_nn_optim.py tests/test_twins.py",
+    ),
+    "discriminator-sees-its-targets-swapped": Plant(
+        "models/gan.py",
+        "F.bce_with_logits(real, 1.0) + F.bce_with_logits(fake, 0.0)",
+        "F.bce_with_logits(real, 0.0) + F.bce_with_logits(fake, 1.0)",
+        "tests/test_twins.py -k gan",
+    ),
+    "generator-trains-through-a-detached-image": Plant(
+        "models/gan.py",
+        "features = d.features(fake)",
+        "features = d.features(fake.detach())",
+        "tests/test_twins.py -k gan",
+    ),
+    "reparameterisation-by-variance": Plant(
+        "core/reference/losses.py",
+        "std = array_module(mu).exp(0.5 * logvar)",
+        "std = array_module(mu).exp(logvar)",
+        f"{OPS} tests/test_twins.py -k reparameterize/",
+    ),
+    "cross-attention-sees-padding": Plant(
+        "models/transformer.py",
+        "self.cross(h, memory, mask=memory_mask)",
+        "self.cross(h, memory)",
+        "tests/test_models.py tests/test_twins.py -k seq2seq",
+    ),
+    "gpt-sees-the-future": Plant(
+        "models/gpt.py",
+        "self.stack(self.drop(x), causal=True, caches=caches)",
+        "self.stack(self.drop(x), caches=caches)",
+        "tests/test_models.py tests/test_twins.py -k gpt",
+    ),
+    "decoder-positions-of-the-encoder": Plant(
+        "models/seq2seq.py",
+        "self._embed(ids, self.target_positions, start)",
+        "self._embed(ids, self.source_positions, start)",
+        "tests/test_twins.py -k seq2seq",
+    ),
+    "weights-to-torch-not-flipped-in-channels": Plant(
+        "core/interop.py",
+        "array.transpose(3, 2, 0, 1) if",
+        "array.transpose(2, 3, 0, 1) if",
+        "tests/test_nn_optim.py tests/test_twins.py",
+    ),
+}
+
+
+class Garden:
+    """A copy of the project to plant in, and the tests that have been seen to pass in it."""
+
+    def __init__(self, folder):
+        self.folder, self.healthy = Path(folder), {}
+        files = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split("\n")
+        for name in filter(None, files):
+            if (ROOT / name).exists():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+
+    def test(self, arguments) -> str:
+        """Run these tests until one fails: its name, or "" where all pass."""
+        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not full"]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        done = subprocess.run(
+            [*command, *arguments.split()], cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            return ""
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        if done.returncode != 1 or failed is None:
+            raise RuntimeError(f"pytest {arguments} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}")
+        return failed.group(1)
+
+    def catches(self, plant: Plant) -> str:
+        """The name of the test that fails with this plant, "" if none does."""
+        if plant.tests not in self.healthy:
+            self.healthy[plant.tests] = self.test(plant.tests)
+        if self.healthy[plant.tests]:
+            raise RuntimeError(f"{self.healthy[plant.tests]} fails without any plant")
+        path = self.folder / plant.file
+        source = path.read_text()
+        if source.count(plant.old) != 1:
+            raise RuntimeError(f"{plant.file} has {source.count(plant.old)} times {plant.old!r}, should have it once")
+        path.write_text(source.replace(plant.old, plant.new))
+        try:
+            return self.test(plant.tests)
+        finally:
+            path.write_text(source)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.plants", description=__doc__.split("\n")[0])
+    parser.add_argument("name", nargs="?", default="", help="only plants whose name holds this")
+    chosen = {name: plant for name, plant in PLANTS.items() if parser.parse_args().name in name}
+    if not chosen:
+        parser.error("no plant has that in its name")
+    unnoticed = []
+    with tempfile.TemporaryDirectory() as folder:
+        garden = Garden(folder)
+        for name, plant in tqdm(chosen.items(), unit="plant"):
+            caught = garden.catches(plant)
+            tqdm.write(f"{name}: {caught or 'NOT CAUGHT'}")
+            unnoticed += [] if caught else [name]
+    print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} plants caught")
+    sys.exit(1 if unnoticed else 0)
+
+
+if __name__ == "__main__":
+    main()

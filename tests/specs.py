@@ -1,0 +1,66 @@
+"""The one explicit list of cases: every operation and every function of core.functional, at every edge we know.
+
+    CASES   small and ragged: what the tests judge. Each is named for the reason why it exists
+    BENCH   the shapes of the models' own layers: what the benches time, and what `make test-all` judges too
+
+Whoever checks operations (gradients, PyTorch, purity, the ledger, the kernels) goes through these. A case is written in
+the file of its family in tests/cases/. `expected` says which implementation has to run, so that a kernel that is
+never chosen turns a test red; `covered` says which operations a list of cases runs, so that a forgotten one does.
+"""
+
+from core import Tensor
+from core.dispatch import TABLE, recording
+from core.op import Op
+from tests.cases import bench, image, layers, losses, pointwise, shape
+
+CASES = [*pointwise.CASES, *shape.CASES, *image.CASES, *layers.CASES, *losses.CASES]
+BENCH = bench.CASES
+BY_NAME = {case.name: case for case in [*CASES, *BENCH]}
+SMOOTH = [case for case in CASES if case.smooth]
+
+# What a family is judged by: the ledger's sections, and the operations whose accuracy is compared with torch's.
+FAMILIES = {
+    "convolution": ("conv2d", "conv_transpose2d"),
+    "attention": ("attention",),
+    "matrix products": ("matmul", "linear"),
+    "normalisation": ("layer_norm", "add_layer_norm", "batch_norm", "batch_norm_eval"),
+    "losses": (
+        *("softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
+        *("bce_with_logits", "gaussian_kl", "reparameterize", "elbo"),
+    ),
+    "elementwise": tuple(sorted({case.op for case in pointwise.CASES})),
+    "shape and sums": tuple(sorted({case.op for case in shape.CASES} - {"matmul", "linear"})),
+    "dropout": ("dropout",),
+}
+
+DIFFERENTIABLE = {name for name, row in TABLE.items() if isinstance(row.reference, Op)}
+NOTHING_RUNS = {"dropout/p-0", "dropout/not-training"}  # the identity: no operation at all
+
+
+def expected(case, dtype) -> str:
+    """The implementation that has to run this case's operation on a CPU: no kernel is written for one yet."""
+    return "none" if case.name in NOTHING_RUNS else "reference"
+
+
+def family(op: str) -> str:
+    return next(name for name, ops in FAMILIES.items() if op in ops)
+
+
+def case_id(case):
+    return case.name
+
+
+def run(case, arrays):
+    """The case's own function on Tensors, for its side effects: (outputs as a tuple, Tensors)."""
+    needs = case.needs(arrays)
+    tensors = [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(arrays, needs)]
+    y = case.ours(*tensors)
+    return y if isinstance(y, tuple) else (y,), tensors
+
+
+def covered(cases) -> set:
+    """The names of the operations that these cases run."""
+    with recording() as log:
+        for case in cases:
+            run(case, case.arrays())
+    return {name for name, _ in log}
