@@ -32,7 +32,7 @@ const data=@DATA@;
 const names=["case","array","dtype","backend","entries","our rms e","PyTorch's","ratio","ulp"],MOST=500;
 let by=7,down=true;
 const $=id=>document.getElementById(id),cell=(v,i)=>v===null?"none":i===5||i===6?v.toExponential(2):v;
-$("rows").tHead.innerHTML="<tr>"+names.map((n,i)=>`<th data-i="${i}">${n}</th>`).join("")+"</tr>";
+$("rows").tHead.innerHTML="<tr>"+names.map((n,i)=>`<th${i<4?' class="l"':""} data-i="${i}">${n}</th>`).join("")+"</tr>";
 [...new Set(data.map(r=>r[10]))].forEach(f=>$("family").add(new Option(f)));
 function show(){
  const word=$("find").value,dtype=$("dtype").value,family=$("family").value;

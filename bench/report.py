@@ -204,9 +204,9 @@ def draw(kind, found: list[Trajectory]):
     fig, axes = plt.subplots(len(found), 2, figsize=(11, 3.2 * len(found)), squeeze=False, layout="constrained")
     for (left, right), t in zip(axes, found):
         steps = np.arange(1, len(t.oracle) + 1)
-        for name, losses in t.runs.items():
+        for (name, losses), color in zip(t.runs.items(), ("tab:blue", "tab:cyan", "tab:green", "tab:purple", "black")):
             left.plot(steps, losses, color="0.6", lw=1)
-            right.semilogy(steps, _visible(t.parting(losses)), lw=1, ls="--", label=f"PyTorch, {name}")
+            right.semilogy(steps, _visible(t.parting(losses)), color, lw=1, ls="--", label=f"PyTorch, {name}")
         left.plot(steps, t.oracle, color="black", lw=2.5, label="PyTorch in float64, the oracle")
         left.plot([], [], color="0.6", label="PyTorch in float32, five runs")
         left.plot(steps, t.ours, color="tab:orange", lw=1, label="Assay")
