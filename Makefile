@@ -2,12 +2,13 @@
 PYTHON := $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python
 
-.PHONY: help demo test test-all parity report clean
+.PHONY: help demo test test-all parity report gpu-check clean
 help:
 	@echo "make demo      train a GAN, a VAE and a GPT in front of you, then open runs/demo/index.html"
 	@echo "make test      the test suite"
 	@echo "make test-all  the same and everything that takes longer"
 	@echo "make parity    judge everything against PyTorch again and write the ledger, bench/results/parity.md and .html"
+	@echo "make gpu-check what only an NVIDIA GPU can prove (PART=, OUT=, LIMIT=; DRY=1 walks through it without one)"
 	@echo "make report    the ledger's pages and pictures again, from what is recorded"
 
 .venv/base: locks/base.txt
@@ -20,6 +21,7 @@ help:
 .venv/test: .venv/base locks/test.txt
 	@echo "installing what the tests need into .venv ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r locks/test.txt
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps triton==3.6.0  # CUDA builds of torch pin their own
 	@touch $@
 
 demo: .venv/base
@@ -41,6 +43,11 @@ parity: .venv/test
 
 report: .venv/test
 	$(RUN) -m bench report
+
+# With the machine's own python3, which has CuPy, Triton and torch; nothing is installed. DRY=1 needs no GPU.
+gpu-check: $(if $(DRY),.venv/test)
+	$(if $(DRY),TRITON_INTERPRET=1 $(RUN),python3) -m bench.gpu_check $(if $(PART),--part $(PART)) $(if $(OUT),--out $(OUT)) \
+	  $(if $(LIMIT),--limit $(LIMIT)) $(if $(DRY),--dry)
 
 clean:
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache

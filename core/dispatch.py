@@ -26,6 +26,12 @@ class KernelLimit(ValueError):
     """Raised in mode "kernels" when an operation has a kernel that cannot take these arguments."""
 
 
+def _named(place: str):
+    """What "module:name" names, imported now."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A kernel's place ("kernels.cpu.conv:conv2d", imported when first used), its dtypes and its limits."""
@@ -35,10 +41,10 @@ class Kernel:
     limits: Callable = lambda arrays, attrs: None  # -> None, or the reason in words why these arguments are refused
 
     def load(self):
-        module, name = self.where.split(":")
-        return getattr(importlib.import_module(module), name)
+        return _named(self.where)
 
     def refusal(self, arrays_, attrs):
+        arrays_ = [x for x in arrays_ if hasattr(x, "dtype")]
         dtype = arrays.result_dtype(*arrays_)
         if dtype is not None and str(dtype) not in self.dtypes:
             return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
@@ -59,42 +65,67 @@ def _views(why):
     return {"cpu": f"reference by design: {why}", "cuda": f"reference by design: {why}"}
 
 
+def _floating(inputs, attrs):
+    return None if any(arrays.is_float(x) for x in inputs) else "no input is floating"
+
+
+def _heads(inputs, attrs):
+    width = max(inputs[0].shape[-1], inputs[2].shape[-1])
+    return None if width <= 256 else f"heads are {width} wide, the kernel takes 256 at most"
+
+
+def _taps(inputs, attrs):
+    taps = max(inputs[1].shape[:2])
+    return None if taps <= 31 else f"the kernel has {taps} taps on an axis, 31 are the most"
+
+
+def _in_place(file, op):
+    """The row's Triton kernel of a state operation."""
+    return {"cuda": Kernel(f"kernels.gpu.{file}:{op}")}
+
+
+def _gpu(file, op, limits=_floating):
+    """The row's Triton kernel, kernels/gpu/<file>.py:<op>."""
+    return {"cuda": Kernel(f"kernels.gpu.{file}:{op}", ("float32", "float16"), limits)}
+
+
 TABLE: dict[str, Row] = {
-    **{name: Row(op) for name, op in pointwise.OPS.items()},
+    **{name: Row(op, _gpu("pointwise", name)) for name, op in pointwise.OPS.items()},
     **{name: Row(op, _views("a view or a copy, no arithmetic")) for name, op in shape.MOVES.items()},
     "astype": Row(shape.MOVES["astype"], _views("a view or a copy, no arithmetic"), result="given"),
-    **{name: Row(op) for name, op in shape.REDUCTIONS.items()},
-    "matmul": Row(matmul.matmul),
-    "linear": Row(matmul.linear),
-    "conv2d": Row(conv.conv2d),
-    "conv_transpose2d": Row(conv.conv_transpose2d),
-    "attention": Row(attention.attention),
-    "layer_norm": Row(norm.layer_norm, result="first"),
-    "add_layer_norm": Row(norm.add_layer_norm, result="first"),
-    "batch_norm": Row(norm.batch_norm, result="first", wide=(1, 2)),
-    "batch_norm_eval": Row(norm.batch_norm_eval, result="first"),
-    "embedding": Row(shape.embedding),
-    "dropout": Row(random.dropout),
-    "softmax": Row(losses.softmax),
-    "log_softmax": Row(losses.log_softmax),
-    "cross_entropy": Row(losses.cross_entropy),
-    "linear_cross_entropy": Row(losses.linear_cross_entropy),
-    "bce_with_logits": Row(losses.bce_with_logits),
-    "gaussian_kl": Row(losses.gaussian_kl),
-    "reparameterize": Row(losses.reparameterize),
-    "elbo": Row(losses.elbo),
+    **{name: Row(op, _gpu("pointwise", name)) for name, op in shape.REDUCTIONS.items()},
+    "matmul": Row(matmul.matmul, _gpu("matmul", "matmul")),
+    "linear": Row(matmul.linear, _gpu("matmul", "linear")),
+    "conv2d": Row(conv.conv2d, _gpu("conv", "conv2d", _taps)),
+    "conv_transpose2d": Row(conv.conv_transpose2d, _gpu("conv", "conv_transpose2d", _taps)),
+    "attention": Row(attention.attention, _gpu("attention", "attention", _heads)),
+    "layer_norm": Row(norm.layer_norm, _gpu("norm", "layer_norm"), result="first"),
+    "add_layer_norm": Row(norm.add_layer_norm, _gpu("norm", "add_layer_norm"), result="first"),
+    "batch_norm": Row(norm.batch_norm, _gpu("norm", "batch_norm"), result="first", wide=(1, 2)),
+    "batch_norm_eval": Row(norm.batch_norm_eval, _gpu("norm", "batch_norm_eval"), result="first"),
+    "embedding": Row(shape.embedding, _gpu("embedding", "embedding")),
+    "dropout": Row(random.dropout, _gpu("random", "dropout")),
+    "softmax": Row(losses.softmax, _gpu("losses", "softmax")),
+    "log_softmax": Row(losses.log_softmax, _gpu("losses", "log_softmax")),
+    "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),
+    "linear_cross_entropy": Row(losses.linear_cross_entropy, _gpu("losses", "linear_cross_entropy")),
+    "bce_with_logits": Row(losses.bce_with_logits, _gpu("variational", "bce_with_logits")),
+    "gaussian_kl": Row(losses.gaussian_kl, _gpu("variational", "gaussian_kl")),
+    "reparameterize": Row(losses.reparameterize, _gpu("variational", "reparameterize")),
+    "elbo": Row(losses.elbo, _gpu("variational", "elbo")),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
-    "running_stats_": Row(norm.running_stats_),
-    "adam_": Row(optim.adam_),
-    "sgd_": Row(optim.sgd_),
-    "clip_grad_norm_": Row(optim.clip_grad_norm_),
-    "advance_": Row(random.advance_),
-    "cache_": Row(shape.cache_),
+    "running_stats_": Row(norm.running_stats_, _in_place("norm", "running_stats_")),
+    "adam_": Row(optim.adam_, _in_place("optim", "adam_")),
+    "sgd_": Row(optim.sgd_, _in_place("optim", "sgd_")),
+    "clip_grad_norm_": Row(optim.clip_grad_norm_, _in_place("optim", "clip_grad_norm_")),
+    "advance_": Row(random.advance_, _in_place("optim", "advance_")),
+    "cache_": Row(shape.cache_, _in_place("optim", "cache_")),
 }
 
 MODES = ("auto", "kernels", "reference")
 _mode: ContextVar[str] = ContextVar("mode", default="auto")
 _log: ContextVar[list | None] = ContextVar("log", default=None)
+_device: ContextVar[str | None] = ContextVar("device", default=None)
 
 
 @contextlib.contextmanager
@@ -109,11 +140,21 @@ def use(mode: str):
         _mode.reset(token)
 
 
+@contextlib.contextmanager
+def on(device: str):
+    """`with on("cuda"):` kernels of this device run whatever the arrays are: Triton's interpreter takes NumPy's."""
+    token = _device.set(device)
+    try:
+        yield
+    finally:
+        _device.reset(token)
+
+
 def choose(name: str, inputs, attrs) -> tuple:
     """The implementation that runs in the current mode, and the reason in words."""
     row, mode = TABLE[name], _mode.get()
     inputs = [x for v in inputs for x in (v if isinstance(v, list) else (v,))]  # optimisers pass lists of arrays
-    device = arrays.device_of(next((x for x in inputs if arrays.is_cupy(x)), None)).partition(":")[0]
+    device = _device.get() or arrays.device_of(next((x for x in inputs if arrays.is_cupy(x)), None)).partition(":")[0]
     kernel = row.kernels.get(device, f"no {device} kernel is written for it")
     if not isinstance(kernel, Kernel):
         return row.reference, kernel

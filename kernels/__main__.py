@@ -1,12 +1,20 @@
-"""python -m kernels explain: the dispatch table, what runs on a CPU and what on a GPU."""
+"""What runs where, and what the compiler makes of it.
+
+python -m kernels explain                  the dispatch table: what runs on a CPU and what on a GPU
+python -m kernels check [OP ...]           compile the Triton kernels, with no GPU, and look at what comes out
+python -m kernels tune FAMILY KERNEL OP    time a kernel's configurations on this GPU and keep the best right one
+"""
 
 import argparse
+import os
 import sys
 
 from core import dispatch
 
+ARCHITECTURES = {"80": 80, "90": 90, "100": 100}
 
-def explain():
+
+def explain(args):
     """Every operation, and on each device its kernel or the reason why its reference runs."""
     width = max(map(len, dispatch.TABLE))
     for name in sorted(dispatch.TABLE):
@@ -14,12 +22,80 @@ def explain():
         print(f"{operation:<{width}}  {rest}")
 
 
+def _first_cases(cases, known):
+    """One of the tests' cases for each operation that no model-sized case is `known` for."""
+    first: dict = {}
+    for case in cases:
+        if case.op not in known:
+            first.setdefault(case.op, case)
+    return first.values()
+
+
+def check(args):
+    """The compile check; exits with 1 where a kernel spills, misses its tensor cores or does not compile."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise ValueError("check compiles: it cannot run with TRITON_INTERPRET=1")
+    try:
+        from kernels import check
+        from tests.specs import BENCH, CASES
+    except ModuleNotFoundError as error:
+        raise ValueError(f"check needs {error.name}: make .venv/test installs it") from None
+    unknown = set(args.ops) - set(dispatch.TABLE)
+    if unknown:
+        raise ValueError(f"no operation {', '.join(sorted(unknown))}: see python -m kernels explain")
+    cases = [*BENCH, *(CASES if args.all_cases else _first_cases(CASES, {c.op for c in BENCH}))]
+    cases = [c for c in cases if args.case in c.name and (not args.ops or c.op in args.ops)]
+    archs = [ARCHITECTURES[name] for name in args.arch.split(",")]
+    results = check.check(cases, archs, args.workers)
+    print(check.table(results))
+    bad = [r for r in results if r.fault and not r.fault.startswith("(")]
+    print(f"{len(results)} compilations, {len(bad)} with faults")
+    return 1 if bad else 0
+
+
+def tune(args):
+    from bench.gpu_check import Device, NotRun
+    from kernels import tune
+    from tests.specs import BENCH, CASES
+
+    try:
+        device = Device(args.dry)
+    except NotRun as why:
+        raise ValueError(f"tune: {why}") from None
+    cases = [c for c in (CASES if args.dry else BENCH) if c.op == args.op and args.case in c.name]
+    if not cases:
+        raise ValueError(f"no case of {args.op} has {args.case!r} in its name")
+    for dtype in args.dtype:
+        print(tune.tune(device, args.family, args.kernel, cases, dtype))
+
+
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kernels", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("explain", help="the dispatch table").set_defaults(run=explain)
-    parser.parse_args(arguments).run()
-    return 0
+    checking = commands.add_parser("check", help="compile the Triton kernels without a GPU")
+    checking.add_argument("ops", nargs="*", metavar="OP", help="operations; all unless given")
+    checking.add_argument("--arch", default="90", help="of 80, 90, 100, with commas between; default 90")
+    checking.add_argument("--case", default="", help="only cases whose name holds this")
+    checking.add_argument("--all-cases", action="store_true", help="the tests' shapes too, not only the models' own")
+    checking.add_argument("--workers", type=int, default=2, help="processes that compile; default 2")
+    checking.set_defaults(run=check)
+    tuning = commands.add_parser("tune", help="time a kernel's configurations on this GPU")
+    tuning.add_argument("family", help="the file of kernels/blocks, without .json")
+    tuning.add_argument("kernel", help="a kernel in that table")
+    tuning.add_argument("op", help="the operation whose model-sized cases are run")
+    tuning.add_argument("--case", default="", help="only cases whose name holds this")
+    tuning.add_argument("--dtype", nargs="+", default=["float32", "float16"], choices=("float32", "float16"))
+    tuning.add_argument("--dry", action="store_true", help="under the interpreter: judge, time nothing, write nothing")
+    tuning.set_defaults(run=tune)
+    args = parser.parse_args(arguments)
+    try:
+        if args.command == "check" and set(args.arch.split(",")) - set(ARCHITECTURES):
+            raise ValueError(f"--arch is {args.arch}, should be of {', '.join(ARCHITECTURES)}")
+        return args.run(args) or 0
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -37,23 +37,23 @@ def compare(case, dtype, layout=None):
     return found
 
 
-def judged(case, dtype, layout=None, subject=None, device="cpu") -> list[Comparison]:
+def judged(case, dtype, layout=None, subject=None, device="cpu", most=MOST) -> list[Comparison]:
     """The comparisons of one case, whatever the verdicts. `subject(case, arrays, dys) -> (outputs, gradients)` may
-    stand in for our own code; `device` is where torch is asked how accurate it is."""
+    stand in for our own code; `device` is where torch is asked how accurate it is; at most `most` draws."""
     draw = lambda number: _one_draw(case, dtype, number, layout or (lambda a: a), subject or run_ours, device)
     with recording() as log:
         first = draw(0)
-    every = [first, *(draw(number) for number in range(1, _draws(first, dtype)))]
+    every = [first, *(draw(number) for number in range(1, _draws(first, dtype, most)))]
     backend = next((backend for name, backend in log if name == case.op), "none")
     return [Comparison(case.name, what, backend, assess([one[what] for one in every], dtype)) for what in first]
 
 
-def _draws(first, dtype) -> int:
+def _draws(first, dtype, most) -> int:
     """How many draws: enough for the smallest array that is not empty. float64 proves algebra: one will do."""
     sizes = [draw.oracle.size for draw in first.values() if draw.oracle.size]
     if not sizes or np.dtype(dtype) == np.float64:
         return 1
-    return max(1, min(-(-ENOUGH // min(sizes)), MOST, AT_ONCE // max(sizes)))
+    return max(1, min(-(-ENOUGH // min(sizes)), most, AT_ONCE // max(sizes)))
 
 
 def _one_draw(case, dtype, number, layout, subject, device) -> dict:

@@ -115,7 +115,7 @@ PLANTS = {
     "attention-bias-not-reduced": op(
         "attention.py",
         "unbroadcast(ds, bias_shape)",
-        "ds[:1] if bias_shape[0] == 1 and len(bias_shape) == 4 else unbroadcast(ds, bias_shape)",
+        "(ds[:1] if bias_shape[0] == 1 and len(bias_shape) == 4 else unbroadcast(ds, bias_shape))",
         "attention",
     ),
     "attention-scale-forgotten-in-dq": op("attention.py", "dq = (ds @ k) * scale", "dq = ds @ k", "attention"),
@@ -135,7 +135,7 @@ PLANTS = {
         "pointwise.py", "(1 - positive) * negative_slope", "(1 - positive)", "relu"
     ),
     "relu-gradient-at-zero": op("pointwise.py", "xp.where(y <= 0, 0, dy)", "xp.where(y < 0, 0, dy)", "relu"),
-    "broadcasting-not-undone": op("pointwise.py", "_share(xp, dy, x, y, ~(x < y))", "dy", "maximum"),
+    "maximum-gradient-to-the-loser": op("pointwise.py", "_share(xp, dy, x, y, ~(x < y))", "dy", "maximum"),
     "embedding-keeps-one-of-repeated-rows": op(
         "shape.py",
         "xp.add.reduceat(dy.reshape(-1, shape[1])[order], starts, axis=0, dtype=xp.float64)",

@@ -9,7 +9,7 @@ import math
 from tests.cases.image import conv, deconv, train
 from tests.cases.inputs import Case, F, coin, ids, normal, unit
 from tests.cases.layers import add_norm, attention, norm
-from tests.cases.losses import BCE, classes
+from tests.cases.losses import BCE, classes, elbo
 from tests.cases.shape import TF
 
 
@@ -56,6 +56,7 @@ TOKENS = [
 ]
 
 LOSSES = [
+    elbo("vae", (64, 28, 28, 1), 20),
     *classes("gpt-demo", (1024, 61), None, width=128),
     *classes("seq2seq-demo", (1280, 4000), None, width=128, label_smoothing=0.1),
     Case(

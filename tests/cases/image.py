@@ -90,6 +90,7 @@ CONV = [
     conv("one-pixel", (2, 1, 1, 3), (3, 3, 3, 4), padding=1),
     conv("ragged-channels", (2, 9, 11, 17), (3, 3, 17, 19), padding=1),  # past one tile of 16, and not two
     conv("ragged-stride-2", (3, 13, 10, 5), (5, 5, 5, 21), stride=2, padding=2),
+    conv("whole-blocks", (2, 5, 6, 16), (3, 2, 16, 5), stride=(2, 1), dilation=(1, 2), padding=1),
     conv("one-row", (2, 1, 13, 3), (1, 4, 3, 5), stride=(1, 2), padding=(0, 1)),
     conv("one-pixel-out", (3, 5, 5, 7), (3, 3, 7, 5), stride=4),
     conv("many-pixels", (4, 20, 20, 2), (3, 3, 2, 3), padding=1),
@@ -124,6 +125,7 @@ DECONV = [
     deconv("ragged-channels", (2, 7, 9, 17), (3, 3, 19, 17), padding=1),
     deconv("ragged-stride-2", (3, 6, 5, 21), (5, 5, 18, 21), stride=2, padding=2, output_padding=1),
     deconv("ragged-stride-3", (2, 5, 4, 9), (4, 5, 7, 9), stride=3, padding=(1, 2), output_padding=(2, 0)),
+    deconv("whole-blocks", (2, 3, 4, 16), (3, 2, 5, 16), stride=(2, 1), dilation=(1, 2), padding=1),
     deconv("one-row", (2, 1, 9, 3), (1, 4, 5, 3), stride=(1, 2), padding=(0, 1)),
     deconv("many-pixels", (4, 10, 10, 2), (4, 4, 3, 2), stride=2, padding=1),
 ]

@@ -202,6 +202,16 @@ def _elbo(r, x, mu, logvar, beta=1.0):
 
 
 CERTAIN = np.where(np.arange(18).reshape(2, 9) % 5 < 2, 1.0, -1.0)  # signs of logits that are sure and right
+
+
+def elbo(name, pixels, latents):
+    """All three results, on logits of images and latents of some size."""
+    mu = (pixels[0], latents)
+    make = (normal(*pixels), unit(*pixels), normal(*mu), normal(*mu))
+    ours = lambda *a: F.elbo(*a, parts=True)
+    return Case(f"elbo/{name}", ours, lambda *a: _elbo(*a), make, fixed=(1,))
+
+
 PAIR = (normal(4, 3), normal(4, 3))
 IMAGES = (normal(4, 3, 2, 1), unit(4, 3, 2, 1), *PAIR)
 _PARTS = {"mean": torch.mean, "sum": torch.sum, "none": lambda x: x}

@@ -1,0 +1,62 @@
+"""What several kernel files need: numbers computed without losing digits, and arrays made ready for a launch."""
+
+import math
+
+import triton
+import triton.language as tl
+
+from core.arrays import array_module, compute_dtype
+from kernels.launch import launch
+
+
+@triton.jit
+def log1p(e):
+    """log(1 + e) for e >= 0 with all digits: the logarithm of the rounded u = 1 + e, corrected by e / (u - 1)."""
+    u = 1.0 + e
+    return tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), without overflow."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def _add_up(part_ptr, y_ptr, n, count_ptr, factor, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """y = factor * (sum of n partial sums), divided by *count_ptr if DIVIDE: one program, in a fixed order."""
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, n, BLOCK):
+        o = start + tl.arange(0, BLOCK)
+        total += tl.load(part_ptr + o, mask=o < n, other=0.0)
+    y = tl.sum(total, 0) * factor
+    if DIVIDE:
+        y = y / tl.load(count_ptr).to(tl.float32)
+    tl.store(y_ptr, y)
+
+
+def add_up(parts, dtype, factor=1.0, count=None):
+    """The sum of `parts` (n,) float32 times `factor`, or over the device's integer `count`: 0-dimensional, of `dtype`.
+
+    The second of two launches: a sum over many programs in an order that no timing changes."""
+    y = array_module(parts).empty((), dtype)
+    launch(_add_up, (1,), parts, y, parts.size, count, float(factor), DIVIDE=count is not None, BLOCK=1024, num_warps=8)
+    return y
+
+
+def contiguous(x):
+    """`x` as a C-contiguous array, itself if it is one; None stays None."""
+    return None if x is None else array_module(x).ascontiguousarray(x).reshape(x.shape)
+
+
+def cdiv(n: int, block: int) -> int:
+    return -(-n // block)
+
+
+def rows_of(x) -> int:
+    """How many rows there are if the last axis is the row."""
+    return math.prod(x.shape[:-1])
+
+
+__all__ = ["add_up", "cdiv", "compute_dtype", "contiguous", "log1p", "rows_of", "sigmoid"]

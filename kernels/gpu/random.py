@@ -1,0 +1,136 @@
+"""Random bits on the device, from their position alone: Philox-4x32, dropout and normals from it.
+
+    counter (block low, block high, draw, step), key (seed low, seed high)  ->  ten rounds  ->  words a, b, c, d
+    dropout   y_i = x_i / (1 - p) where the 16-bit lane i mod 8 of block i // 8 is at least round(65536 p), else 0 x_i
+    normal    sqrt(-2 log u) cos(2 pi v), then with sin for cos; (u, v) from words (a, b), (c, d) of block i // 4
+
+Shapes      any, n elements in C order; a mask has the shape of x; step is the generator's 0-dimensional int64 array
+Plan        program i works on BLOCK elements as a tile (blocks, 8 lanes; 4 for normals). Words are drawn once a block,
+            on (blocks, 1), and a lane picks its part. Backward is the same kernel on dy: it draws again
+Cost        dropout reads and writes n elements each way, no mask is stored; a round is two products of 64 bits and two
+            xors: by this count, ten rounds for eight elements hide behind memory, and ten for each would not
+Precision   masks have the bits of core/reference/random.py. Normals are float32: u and v are exact, an angle is taken
+            from its nearest quarter turn, where sine and cosine are short polynomials with all digits
+Versions    seed and draw as constants of the kernel would compile one for every draw of a model: they are arguments
+            that nothing is specialised on. tl.rand has other counters, tl.cos a slow path for angles that cannot occur
+Limits      none: any shape, any number of elements below 2^63
+Source      Salmon et al. 2011; Box & Muller 1958; polynomials of Cephes' sinf and cosf. Untested on a device: all of it
+"""
+
+import triton
+import triton.language as tl
+
+from core.arrays import array_module
+from core.op import Op
+from kernels.gpu.common import cdiv, contiguous
+from kernels.launch import blocks, launch
+
+KEY = ("seed_low", "seed_high", "draw", "threshold")  # for do_not_specialize: no kernel is compiled for their values
+
+
+@triton.jit
+def philox(block_low, block_high, draw, step, seed_low, seed_high):
+    """The four words (uint32) of a counter. Integers of any type and shape; their lowest 32 bits count."""
+    c0, c1, c2, c3 = block_low.to(tl.uint32), block_high.to(tl.uint32), draw.to(tl.uint32), step.to(tl.uint32)
+    k0, k1 = seed_low.to(tl.uint32), seed_high.to(tl.uint32)
+    m0, m1 = 0xD2511F53, 0xCD9E8D57
+    for _ in tl.static_range(10):
+        c0, c1, c2, c3 = tl.umulhi(c2, m1) ^ c1 ^ k0, c2 * m1, tl.umulhi(c0, m0) ^ c3 ^ k1, c0 * m0
+        k0, k1 = k0 + 0x9E3779B9, k1 + 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def keep_lane(block, lane, seed_low, seed_high, draw, step, threshold):
+    """True where dropout keeps element 8 block + lane: int64 blocks, say (B, 1), beside lanes, say (1, 8)."""
+    a, b, c, d = philox(block, block >> 32, draw, step, seed_low, seed_high)
+    word = tl.where(lane < 4, tl.where(lane < 2, a, b), tl.where(lane < 6, c, d))
+    return ((word >> (lane % 2 * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32) >= threshold
+
+
+@triton.jit
+def keep(offsets, seed_low, seed_high, draw, step, threshold):
+    """True where dropout keeps the elements at these int64 offsets: any order, at eight times the work."""
+    return keep_lane(offsets >> 3, (offsets & 7).to(tl.int32), seed_low, seed_high, draw, step, threshold)
+
+
+@triton.jit(do_not_specialize=KEY)
+def _dropout_kernel(
+    x_ptr, mask_ptr, step_ptr, y_ptr, n, scale, threshold, seed_low, seed_high, draw, BLOCK: tl.constexpr
+):
+    """y = x * scale where kept, x * 0 elsewhere; the mask is read if there is one, else drawn."""
+    block = tl.program_id(0).to(tl.int64) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)[:, None]  # (BLOCK / 8, 1)
+    lane = tl.arange(0, 8)[None, :]  # (1, 8)
+    o = block * 8 + lane  # (BLOCK / 8, 8)
+    inside = o < n
+    if mask_ptr is None:
+        kept = keep_lane(block, lane, seed_low, seed_high, draw, tl.load(step_ptr), threshold)
+    else:
+        kept = tl.load(mask_ptr + o, mask=inside, other=0) != 0
+    x = tl.load(x_ptr + o, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y_ptr + o, x * tl.where(kept, scale, 0.0), mask=inside)
+
+
+@triton.jit
+def _cos_turn(w, q):
+    """cos(2 pi w / 2^24 - q pi / 2) for int32 w in [0, 2^24): exact down to an eighth of a turn, then a polynomial."""
+    nearest = (w + (1 << 21)) >> 22  # quarter turn
+    x = (w - (nearest << 22)).to(tl.float32) * 3.7450703e-07  # pi / 2^23: in [-pi / 4, pi / 4]
+    u = x * x
+    sin = x + x * u * ((-1.9515295891e-4 * u + 8.3321608736e-3) * u - 1.6666654611e-1)
+    cos = 1.0 - 0.5 * u + u * u * ((2.443315711809948e-5 * u - 1.388731625493765e-3) * u + 4.166664568298827e-2)
+    q = (nearest - q) & 3  # now 0: cos, 1: -sin, 2: -cos, 3: sin
+    y = tl.where((q & 1) == 0, cos, sin)
+    return tl.where(((q + 1) & 2) == 0, y, -y)
+
+
+@triton.jit(do_not_specialize=KEY)
+def _normal_kernel(y_ptr, step_ptr, n, seed_low, seed_high, draw, BLOCK: tl.constexpr):
+    """y = standard normals, four from each block: cosine and sine from its words (a, b), then from (c, d)."""
+    block = tl.program_id(0).to(tl.int64) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)[:, None]  # (BLOCK / 4, 1)
+    lane = tl.arange(0, 4)[None, :]  # (1, 4)
+    o = block * 4 + lane  # (BLOCK / 4, 4)
+    a, b, c, d = philox(block, block >> 32, draw, tl.load(step_ptr), seed_low, seed_high)
+    u = ((tl.where(lane < 2, a, c) >> 8).to(tl.int32) + 1).to(tl.float32) * 5.9604644775390625e-8  # / 2^24: in (0, 1]
+    turn = (tl.where(lane < 2, b, d) >> 8).to(tl.int32)
+    tl.store(y_ptr + o, tl.sqrt(-2.0 * tl.log(u)) * _cos_turn(turn, lane % 2), mask=o < n)
+
+
+def key(seed: int, draw: int) -> tuple:
+    """(seed low, seed high, draw) as kernels take them: signed, so that their type is always int32."""
+    return tuple((v + 2**31) % 2**32 - 2**31 for v in (seed, seed >> 32, draw))
+
+
+def normal(shape, seed: int, draw: int, step, dtype):
+    """Standard normals as an array of float32 or float16, on the device of `step`."""
+    y = array_module(step).empty(shape, dtype)
+    config = blocks("random", "normal", y.dtype)
+    launch(_normal_kernel, (cdiv(y.size, config["BLOCK"]),), y, step, y.size, *key(seed, draw), **config)
+    return y
+
+
+# --- dropout ----------------------------------------
+
+
+def _drop(x, mask, step, p, seed, draw):
+    if p == 0 and mask is None:
+        return x
+    x, mask = contiguous(x), contiguous(mask)
+    y = array_module(x).empty_like(x)
+    scale, threshold = 1 / (1 - p) if p < 1 else 0.0, round(65536 * p)
+    config = blocks("random", "dropout", x.dtype)
+    grid = (cdiv(x.size, config["BLOCK"]),)
+    launch(_dropout_kernel, grid, x, mask, step, y, x.size, scale, threshold, *key(seed, draw), **config)
+    return y
+
+
+def _dropout(x, mask, step, *, p, seed, draw):
+    return _drop(x, mask, step, p, seed, draw), (mask, step)
+
+
+def _dropout_backward(saved, dy, needs, *, p, seed, draw):
+    """The step is the generator's own array: backward runs before the step's end advances it."""
+    return _drop(dy, *saved, p, seed, draw) if needs[0] else None, None, None
+
+
+dropout = Op("dropout", _dropout, _dropout_backward, backend="triton")

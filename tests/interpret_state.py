@@ -1,0 +1,135 @@
+"""What no case reaches, under the interpreter: `TRITON_INTERPRET=1 python -m tests.interpret_state`.
+
+State operations (optimisers, clipping, running statistics, caches, the step counter), masks and noise that kernels draw
+themselves, and work cut into several chunks. The oracle is the reference in float64, the yardstick the reference in
+float32; masks must be the same bits. Prints one line a check; an exception ends it with code 1.
+"""
+
+import numpy as np
+
+import core.functional as F
+import kernels.gpu.losses as gpu_losses
+from core import Generator, Tensor, nn, optim
+from core.dispatch import on, run_, use
+from core.reference import random as reference
+from kernels import launch
+from kernels.gpu import random as gpu_random
+from tests.comparing import judged
+from tests.parity import Draw, judge
+from tests.specs import BY_NAME
+
+RNG = np.random.default_rng(0)
+SHAPES = ((3, 5), (7,), (), (2, 3, 4), (0, 3), (70,))
+
+
+def three(f, *arrays):
+    """f's result by kernels in float32, by the reference in float64 and in float32; f gets copies."""
+    results = []
+    for dtype, mode in ((np.float32, "kernels"), (np.float64, "reference"), (np.float32, "reference")):
+        with on("cuda"), use(mode):
+            results.append(f(*(a.astype(dtype) if a.dtype.kind == "f" else a.copy() for a in arrays)))
+    return results
+
+
+def agree(label, f, *arrays):
+    ours, oracle, theirs = three(f, *arrays)
+    for i, (a, o, t) in enumerate(zip(ours, oracle, theirs)):
+        judge(f"{label} {i}", [Draw(np.asarray(a), np.asarray(o, np.float64), np.asarray(t))], np.float32)
+    print(label)
+
+
+def optimiser(make, steps=3):
+    """A function that trains parameters of SHAPES and gives them back, with their moments."""
+
+    def f(*arrays):
+        half = len(arrays) // 2
+        parameters = {str(i): nn.Parameter(a) for i, a in enumerate(arrays[:half])}
+        o = make(parameters)
+        for step in range(steps):
+            for i, p in enumerate(parameters.values()):
+                p.grad = None if i == 1 and step else arrays[half + i] * (step + 1)
+            o.step()
+        return [p.data for p in parameters.values()] + [m for group in o.moments.values() for m in group.values()]
+
+    return f
+
+
+def clipped(*grads):
+    norm = run_("clip_grad_norm_", list(grads), max_norm=2.0)
+    return [np.asarray(norm, grads[0].dtype), *grads]
+
+
+def running(mean, var, m, v):
+    run_("running_stats_", mean, var, m, v, momentum=0.3, count=5)
+    return mean, var
+
+
+def main():
+    arrays = [RNG.standard_normal(s) for s in (*SHAPES, *SHAPES)]
+    agree("adam", optimiser(lambda p: optim.Adam(p, 1e-2, weight_decay=0.1)), *arrays)
+    agree("adamw", optimiser(lambda p: optim.AdamW(p, 1e-2)), *arrays)
+    agree("sgd", optimiser(lambda p: optim.SGD(p, 1e-2, momentum=0.9, nesterov=True, weight_decay=0.1)), *arrays)
+    agree("clip_grad_norm", clipped, *arrays[:6])
+    agree("running_stats", running, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))
+    cache_and_step()
+    drawn_masks()
+    noise()
+    chunks()
+    print("kernels launched:", " ".join(sorted(launch.COUNT)))
+
+
+def cache_and_step():
+    buffer, x, step = np.zeros((2, 3, 9, 4), np.float32), RNG.standard_normal((2, 3, 2, 4)).astype("f"), np.array(7)
+    with on("cuda"), use("kernels"):
+        run_("cache_", buffer, x, 5)
+        run_("advance_", step)
+    assert np.array_equal(buffer[:, :, 5:7], x) and not buffer[:, :, :5].any() and not buffer[:, :, 7:].any()
+    assert step == 8
+    print("cache and step")
+
+
+def drawn_masks():
+    """Forward and backward drop the same elements, those that the reference drops."""
+    x, w = RNG.standard_normal((9, 37)), np.ones(37, np.float32)
+    ops = {
+        "dropout": lambda x: F.dropout(x, 0.3),
+        "add_layer_norm": lambda x: F.add_layer_norm(x, x.data * 0, w, None, dropout_p=0.3)[1],
+        "batch_norm": lambda x: F.batch_norm(x, None, None, training=True, dropout_p=0.3),
+    }
+    for name, f in ops.items():
+        kept = []
+        for mode in ("kernels", "reference"):
+            leaf = Tensor(x.astype(np.float32), requires_grad=True)
+            with on("cuda"), use(mode), Generator(5):
+                y = f(leaf)
+                y.backward(np.ones(y.shape, np.float32))
+            kept.append((y.data != 0, leaf.grad))
+        assert np.array_equal(kept[0][0], kept[1][0]) and 0.5 < kept[0][0].mean() < 0.9, name
+        assert np.abs(kept[0][1] - kept[1][1]).max() < 1e-5, name
+    print("drawn masks")
+
+
+def noise():
+    step = np.array(3)
+    exact = reference.normal((5, 41), 11, 2, step, np.float64)
+    rounded = reference.normal((5, 41), 11, 2, step, np.float32)
+    judge("normal", [Draw(gpu_random.normal((5, 41), 11, 2, step, np.float32), exact, rounded)], np.float32)
+    print("noise")
+
+
+def chunks():
+    """Work that no small case cuts, cut: several chunks of rows, the last one ragged."""
+    before, gpu_losses.CHUNK = gpu_losses.CHUNK, 20
+    try:
+        for name in ("mean-ignored-smoothed", "sum-3d"):
+            case = BY_NAME[f"linear_cross_entropy/{name}"]
+            with on("cuda"), use("kernels"):
+                faults = [c.verdict.fault for c in judged(case, np.float32, most=8) if c.verdict.fault]
+            assert not faults, faults
+    finally:
+        gpu_losses.CHUNK = before
+    print("chunks")
+
+
+if __name__ == "__main__":
+    main()

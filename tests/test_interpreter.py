@@ -1,0 +1,111 @@
+"""Every GPU kernel without a GPU: judged under Triton's interpreter, and compiled for GPUs that are not there.
+
+The interpreter is serial Python: it proves algebra and indexing. The compiler proves that code is generated, without
+spills and on tensor cores. Neither proves what a device makes of it: that is `make gpu-check`.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from core.dispatch import TABLE, Kernel
+from tests.specs import FAMILIES
+from tests.test_house import ROOT
+from tests.test_kernel_sources import FILES
+
+ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+GROUPS = {**FAMILIES, "shape and sums": ("sum", "mean", "max", "min", "embedding")}
+
+
+def _interpret(operations, *options):
+    command = [sys.executable, "-m", "tests.interpret", *operations, *options]
+    environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return json.loads(done.stdout) if done.stdout else {"faults": [done.stderr[-2000:]]}
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """What each group's process found; two run at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        quick = pool.map(lambda operations: _interpret(operations, "--quick", "--dtype", "float32"), GROUPS.values())
+        return dict(zip(GROUPS, quick))
+
+
+def check(report):
+    assert not report["faults"], "\n".join(report["faults"])
+    assert report["comparisons"] and report["backends"] == ["triton"], report["backends"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_interpreted_kernels_pass_the_judge(group, reports):
+    check(reports[group])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("group", GROUPS)
+def test_interpreted_kernels_pass_the_judge_in_both_dtypes_and_every_case(group):
+    check(_interpret(GROUPS[group]))
+
+
+def test_state_operations_masks_noise_and_chunks():
+    environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "tests.interpret_state"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+def launched_in_source() -> set:
+    """Names of the kernels that wrappers of differentiable operations hand to `launch`."""
+    names = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "launch" and path.stem != "optim":
+                names.add(ast.unparse(node.args[0]))
+    return names
+
+
+def test_every_kernel_ran(reports):
+    ran = {name for report in reports.values() for name in report["launches"]}
+    assert launched_in_source() - ran - {"_normal_kernel"} == set()  # that one: tests/interpret_state.py
+
+
+def test_every_operation_has_a_kernel_or_a_reason():
+    groups = {op for ops in GROUPS.values() for op in ops}
+    for name, row in TABLE.items():
+        kernel = row.kernels.get("cuda")
+        assert isinstance(kernel, Kernel) or kernel.startswith("reference by design: "), name
+        assert not isinstance(kernel, Kernel) or name in groups or name.endswith("_"), f"{name} is not interpreted"
+
+
+def test_compiled_kernels_spill_nothing_and_use_tensor_cores():
+    command = [sys.executable, "-m", "kernels", "check", "--arch", "90"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@pytest.mark.full
+def test_compiled_kernels_for_every_architecture_and_shape():
+    command = [sys.executable, "-m", "kernels", "check", "--arch", "80,90,100", "--all-cases"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_a_dry_run_of_the_gpu_check_passes(tmp_path):
+    command = [sys.executable, "-m", "bench.gpu_check", "--dry", "--out", str(tmp_path)]
+    environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {f"{p}.json" for p in ("smoke", "parity", "sanitizer", "kernels")}
+
+
+def test_without_cupy_or_a_gpu_there_is_one_clear_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu_check", "--part", "smoke"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stdout.startswith("gpu-check: not run: ") and not done.stderr
