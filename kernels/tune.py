@@ -47,7 +47,8 @@ def refused(device, case, dtype) -> str:
 def tune(device, family: str, kernel: str, cases, dtype: str) -> str:
     """Try all candidates on these cases; write the best into the table. Returns what was found, a line each."""
     architecture = "interpret" if device.dry else device.xp.cuda.Device().compute_capability
-    lines, best = [f"{family} {kernel} {dtype}, architecture {architecture}"], (float("inf"), None)
+    lines = [f"{family} {kernel} {dtype}, architecture {architecture}"]
+    best: tuple = (float("inf"), None)
     for config in candidates(family, kernel, architecture):
         with instead(family, kernel, config):
             why = next(filter(None, (refused(device, case, dtype) for case in cases)), "")

@@ -46,8 +46,12 @@ def scores(
     MASK: tl.constexpr, BIAS: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Scores of queries i and keys j of head z, -inf where j is hidden: left right^T, (M, N) or (N, M)."""
-    if left.dtype == tl.float32:  # one rounding of d numbers instead of one of every score
-        s = tl.dot(left * scale, tl.trans(right), input_precision=PRECISION)
+    if left.dtype == tl.float32:  # scale the queries, on whichever side: one rounding, the same in every pass
+        if i.shape[1] == 1:
+            left = left * scale
+        else:
+            right = right * scale
+        s = tl.dot(left, tl.trans(right), input_precision=PRECISION)
     else:
         s = tl.dot(left, tl.trans(right), input_precision=PRECISION) * scale
     seen = (i < Tq) & (j < Tk)
@@ -64,15 +68,24 @@ def scores(
 
 @triton.jit
 def _delta(
-    y_ptr, dy_ptr, top_ptr, total_ptr, stats_ptr, rows, DV: tl.constexpr, WV: tl.constexpr, BLOCK_M: tl.constexpr
-):
-    """stats[row] = (lse, delta) of M rows: lse = inf if a row sees nothing, delta = inf if one key has all weight."""
+    y_ptr, dy_ptr, top_ptr, total_ptr, stats_ptr, scaled_ptr, rows,
+    DV: tl.constexpr, WV: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """stats[row] = (lse, delta) of M rows: lse = inf if a row sees nothing, delta = inf if one key has all weight.
+
+    With scaled_ptr the row's sum leaves p for dy: scaled = dy / total, (top, delta / total), p = exp(s - top) not yet
+    divided. ds and dv are the same, and s - top has the digits that s - lse rounds away."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_M
     i = first + tl.arange(0, BLOCK_M)
     y = tile(y_ptr, 0, first, rows, DV, BLOCK_M, WV)  # (M, WV)
     dy = tile(dy_ptr, 0, first, rows, DV, BLOCK_M, WV).to(tl.float32)
     total = tl.load(total_ptr + i, mask=i < rows, other=1.0)  # (M,)
-    lse = tl.load(top_ptr + i, mask=i < rows, other=0.0) + tl.log(total)
+    lse = tl.load(top_ptr + i, mask=i < rows, other=0.0)
+    if scaled_ptr is not None:
+        dy = dy / tl.where(total == 0.0, 1.0, total)[:, None]
+        put(scaled_ptr, dy, 0, first, rows, DV, BLOCK_M, WV)
+    else:
+        lse += tl.log(total)
     tl.store(stats_ptr + 2 * i, tl.where(total == 0.0, float("inf"), lse), mask=i < rows)
     tl.store(stats_ptr + 2 * i + 1, tl.where(total == 1.0, float("inf"), tl.sum(y * dy, 1)), mask=i < rows)
 
@@ -235,8 +248,9 @@ def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
     numbers, constants = common(q, k, v, mask, bias, causal, causal_offset, scale)
     sizes = lambda kernel: blocks("attention", kernel, q.dtype, padded(q, v))
     dy, stats = xp.ascontiguousarray(dy, q.dtype), xp.empty((*top.shape, 2), "float32")
-    _launch_delta(y, dy, top, total, stats, constants, sizes("delta"))
-    given = q, k, v, mask, bias, dy, stats
+    scaled = xp.empty_like(dy) if dy.dtype == "float32" else None  # in float16 it could underflow
+    _launch_delta(y, dy, top, total, stats, scaled, constants, sizes("delta"))
+    given = q, k, v, mask, bias, dy if scaled is None else scaled, stats
     dq = dk = dv = dbias = None
     if needs[0]:
         dq, config = xp.empty_like(q), sizes("queries")
@@ -251,9 +265,9 @@ def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
     return dq, dk if needs[1] else None, dv if needs[2] else None, None, dbias
 
 
-def _launch_delta(y, dy, top, total, stats, constants, config):
+def _launch_delta(y, dy, top, total, stats, scaled, constants, config):
     widths, rows = {"DV": constants["DV"], "WV": constants["WV"]}, top.size
-    launch(_delta, (cdiv(rows, config["BLOCK_M"]),), y, dy, top, total, stats, rows, **widths, **config)
+    launch(_delta, (cdiv(rows, config["BLOCK_M"]),), y, dy, top, total, stats, scaled, rows, **widths, **config)
 
 
 def _launch_bias(given, dbias, numbers, constants, config):

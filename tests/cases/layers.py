@@ -100,7 +100,7 @@ ATTENTION = [
     attention("past-a-block-keys-longer", q=(1, 2, 19, 8), k=(1, 2, 83, 8), causal=True, causal_offset=64),
     attention("past-a-block-padding", q=(3, 1, 33, 4), k=(3, 1, 50, 4), mask=lengths(3, 50)),
     attention("one-query-many-keys", q=(1, 2, 1, 8), k=(1, 2, 200, 8)),  # decoding: the keys are shared out
-    attention("past-a-block-bias", q=(2, 2, 35, 4), k=(2, 2, 50, 4), bias=normal(2, 1, 1, 50)),
+    attention("past-a-block-bias", q=(2, 2, 35, 8), k=(2, 2, 50, 8), bias=normal(2, 1, 1, 50)),
     attention("head-width-80", q=(1, 2, 9, 80), k=(1, 2, 11, 80)),
     attention("tiny-scores", scale_of_q=1e-6),
     attention("scale", scale=0.3),
