@@ -16,7 +16,7 @@ import pytest
 from core.dispatch import TABLE, Kernel
 from tests.specs import FAMILIES
 from tests.test_house import ROOT
-from tests.test_kernel_sources import FILES
+from tests.test_kernel_sources import FILES, kernels, wrappers
 
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 GROUPS = {**FAMILIES, "shape and sums": ("sum", "mean", "max", "min", "embedding")}
@@ -61,12 +61,12 @@ def test_state_operations_masks_noise_and_chunks():
 
 
 def launched_in_source() -> set:
-    """Names of the kernels that wrappers of differentiable operations hand to `launch`."""
+    """Names of the kernels that wrappers of differentiable operations hand on, to `launch` or to what calls it."""
     names = set()
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "launch" and path.stem != "optim":
-                names.add(ast.unparse(node.args[0]))
+    for path in (p for p in FILES if p.stem != "optim"):
+        entries = {name for name, tree in kernels(path) if any(a.arg.endswith("_ptr") for a in tree.args.args)}
+        for _, tree in wrappers(path):
+            names |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} & entries
     return names
 
 
