@@ -6,35 +6,29 @@
 A plant is an edit of one file in a copy of the project, and the tests that a change there would be met by. They run
 once unedited, which must pass, and once with each edit, which must fail. test_harness.py plants errors in the
 dispatch table instead, which takes no copy and runs with every `make test`; this one shows that nothing stands between
-those and the code as it is written.
+those and the code as it is written. Plants in GPU kernels are met by the interpreter.
 """
 
 import argparse
-import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
-from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
+from tests.garden import Garden, Plant
+
 OPS = "tests/test_torch.py tests/test_gradients.py tests/test_purity.py"  # what every operation goes through
-
-
-class Plant(NamedTuple):
-    file: str
-    old: str  # occurs once in the file
-    new: str
-    tests: str  # arguments for pytest
 
 
 def op(file, old, new, name):
     """An edit of an operation: its own cases meet it."""
     return Plant(f"core/reference/{file}", old, new, f"{OPS} -k {name}/")
+
+
+def gpu(file, old, new, op, case=""):
+    """An edit of a GPU kernel: the interpreter meets it."""
+    case = f" --case {case}" if case else ""
+    return Plant(f"kernels/gpu/{file}", old, new, f"interpret {op} --dtype float32{case}")
 
 
 PLANTS = {
@@ -210,55 +204,34 @@ PLANTS = {
         "array.transpose(2, 3, 0, 1) if",
         "tests/test_nn_optim.py tests/test_twins.py",
     ),
+    # in GPU kernels
+    "gpu-attention-rescale-dropped": gpu(
+        "attention.py", "v, y * shrink[:, None], input", "v, y, input", "attention", "past"
+    ),
+    "gpu-attention-last-block-skipped": gpu(
+        "attention.py",
+        "hi = tl.minimum(lo + length, Tk)",
+        "hi = tl.minimum(lo + length, Tk - 1) // BLOCK_N * BLOCK_N",
+        "attention",
+        "past",
+    ),
+    "gpu-attention-causal-tile-short": gpu(
+        "attention.py", "first + BLOCK_M + offset)", "first + offset)", "attention", "causal"
+    ),
+    "gpu-attention-combine-unweighed": gpu(
+        "attention.py", "tl.sum(parts * share[:, None], 0)", "tl.sum(parts, 0)", "attention", "many-keys"
+    ),
+    "gpu-conv-phase-offset": gpu(
+        "conv.py",
+        "first = (r + AXIS.padding) // AXIS.gcd",
+        "first = (r + 1 + AXIS.padding) // AXIS.gcd",
+        "conv_transpose2d",
+        "stride-2-gan",
+    ),
+    "gpu-bce-log1p-lost": gpu(
+        "common.py", "tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0))", "tl.log(u)", "bce_with_logits", "confident"
+    ),
 }
-
-
-class Garden:
-    """A copy of the project to plant in, and the tests that have been seen to pass in it."""
-
-    def __init__(self, folder):
-        self.folder, self.healthy = Path(folder), {}
-        files = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split("\n")
-        for name in filter(None, files):
-            if (ROOT / name).exists():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.folder / name)
-
-    def test(self, arguments) -> str:
-        """Run these tests until one fails: its name, or "" where all pass."""
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not full"]
-        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
-        done = subprocess.run(
-            [*command, *arguments.split()], cwd=self.folder, env=environment, capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            return ""
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-        if done.returncode != 1 or failed is None:
-            raise RuntimeError(f"pytest {arguments} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}")
-        return failed.group(1)
-
-    def catches(self, plant: Plant) -> str:
-        """The name of the test that fails with this plant, "" if none does."""
-        if plant.tests not in self.healthy:
-            self.healthy[plant.tests] = self.test(plant.tests)
-        if self.healthy[plant.tests]:
-            raise RuntimeError(f"{self.healthy[plant.tests]} fails without any plant")
-        path = self.folder / plant.file
-        source = path.read_text()
-        if source.count(plant.old) != 1:
-            raise RuntimeError(f"{plant.file} has {source.count(plant.old)} times {plant.old!r}, should have it once")
-        path.write_text(source.replace(plant.old, plant.new))
-        try:
-            return self.test(plant.tests)
-        finally:
-            path.write_text(source)
 
 
 def main():

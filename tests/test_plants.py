@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.plants import PLANTS, ROOT, Garden
+from tests.garden import ROOT, Garden
+from tests.plants import PLANTS
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
