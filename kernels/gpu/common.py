@@ -5,7 +5,7 @@ import math
 import triton
 import triton.language as tl
 
-from core.arrays import array_module, compute_dtype
+from core.arrays import array_module
 from kernels.launch import launch
 
 
@@ -24,24 +24,21 @@ def sigmoid(x):
 
 
 @triton.jit
-def _add_up(part_ptr, y_ptr, n, count_ptr, factor, DIVIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """y = factor * (sum of n partial sums), divided by *count_ptr if DIVIDE: one program, in a fixed order."""
+def _add_up(part_ptr, y_ptr, n, factor, BLOCK: tl.constexpr):
+    """y = factor * (the sum of n partial sums): one program, in a fixed order."""
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         o = start + tl.arange(0, BLOCK)
         total += tl.load(part_ptr + o, mask=o < n, other=0.0)
-    y = tl.sum(total, 0) * factor
-    if DIVIDE:
-        y = y / tl.load(count_ptr).to(tl.float32)
-    tl.store(y_ptr, y)
+    tl.store(y_ptr, tl.sum(total, 0) * factor)
 
 
-def add_up(parts, dtype, factor=1.0, count=None):
-    """The sum of `parts` (n,) float32 times `factor`, or over the device's integer `count`: 0-dimensional, of `dtype`.
+def add_up(parts, dtype, factor):
+    """`factor` times the sum of `parts` (n,) float32: 0-dimensional, of `dtype`.
 
     The second of two launches: a sum over many programs in an order that no timing changes."""
     y = array_module(parts).empty((), dtype)
-    launch(_add_up, (1,), parts, y, parts.size, count, float(factor), DIVIDE=count is not None, BLOCK=1024, num_warps=8)
+    launch(_add_up, (1,), parts, y, parts.size, float(factor), BLOCK=1024, num_warps=8)
     return y
 
 
@@ -57,6 +54,3 @@ def cdiv(n: int, block: int) -> int:
 def rows_of(x) -> int:
     """How many rows there are if the last axis is the row."""
     return math.prod(x.shape[:-1])
-
-
-__all__ = ["add_up", "cdiv", "compute_dtype", "contiguous", "log1p", "rows_of", "sigmoid"]
