@@ -84,13 +84,27 @@ def _in_place(file, op):
     return {"cuda": Kernel(f"kernels.gpu.{file}:{op}")}
 
 
+def _cpu(file, op, limits=_floating):
+    """The row's Numba kernel, kernels/cpu/<file>.py:<op>."""
+    return {"cpu": Kernel(f"kernels.cpu.{file}:{op}", ("float32",), limits)}
+
+
 def _gpu(file, op, limits=_floating):
     """The row's Triton kernel, kernels/gpu/<file>.py:<op>."""
     return {"cuda": Kernel(f"kernels.gpu.{file}:{op}", ("float32", "float16"), limits)}
 
 
+CPU_POINTWISE = ("gelu",)  # elementwise operations with a loop of their own
+
+
+def _pointwise(name):
+    """The row's kernels of an elementwise operation."""
+    plain = {"cpu": "reference by design: NumPy's own loop waits for memory, no other would be faster"}
+    return {**(_cpu("pointwise", name) if name in CPU_POINTWISE else plain), **_gpu("pointwise", name)}
+
+
 TABLE: dict[str, Row] = {
-    **{name: Row(op, _gpu("pointwise", name)) for name, op in pointwise.OPS.items()},
+    **{name: Row(op, _pointwise(name)) for name, op in pointwise.OPS.items()},
     **{name: Row(op, _views("a view or a copy, no arithmetic")) for name, op in shape.MOVES.items()},
     "astype": Row(shape.MOVES["astype"], _views("a view or a copy, no arithmetic"), result="given"),
     **{name: Row(op, _gpu("pointwise", name)) for name, op in shape.REDUCTIONS.items()},

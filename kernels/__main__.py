@@ -1,17 +1,31 @@
 """What runs where, and what the compiler makes of it.
 
+python -m kernels build                    compile the CPU kernels, which else happens when one is first used
 python -m kernels explain                  the dispatch table: what runs on a CPU and what on a GPU
 python -m kernels check [OP ...]           compile the Triton kernels, with no GPU, and look at what comes out
 python -m kernels tune FAMILY KERNEL OP    time a kernel's configurations on this GPU and keep the best right one
 """
 
 import argparse
+import importlib
 import os
 import sys
+from pathlib import Path
+
+from tqdm import tqdm
 
 from core import dispatch
 
 ARCHITECTURES = {"80": 80, "90": 90, "100": 100}
+
+
+def build(args):
+    """Import every file of CPU kernels, which compiles what the cache does not hold."""
+    files = sorted(p.stem for p in (Path(__file__).parent / "cpu").glob("[a-z]*.py"))
+    with tqdm(files, "compiling", unit="file") as bar:
+        for name in bar:
+            bar.set_postfix_str(name)
+            importlib.import_module(f"kernels.cpu.{name}")
 
 
 def explain(args):
@@ -72,6 +86,7 @@ def tune(args):
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="compile the CPU kernels").set_defaults(run=build)
     commands.add_parser("explain", help="the dispatch table").set_defaults(run=explain)
     checking = commands.add_parser("check", help="compile the Triton kernels without a GPU")
     checking.add_argument("ops", nargs="*", metavar="OP", help="operations; all unless given")

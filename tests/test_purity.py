@@ -9,6 +9,8 @@ from tests.comparing import backward_all, random_dys
 from tests.purity import check_purity
 from tests.specs import CASES, case_id, run
 
+pytestmark = pytest.mark.usefixtures("reference")  # kernels: test_cpu_kernels.py
+
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_pure(case):

@@ -17,6 +17,8 @@ from tests.specs import BENCH, CASES, case_id, expected
 
 WITHOUT_HALF = frozenset()  # cases whose operation torch 2.13 does not implement in float16 on the CPU
 
+pytestmark = pytest.mark.usefixtures("reference")  # kernels: test_cpu_kernels.py
+
 
 def compare_as_expected(case, dtype):
     """Judge the case; the implementation that ran is the one that specs.py expects."""

@@ -1,0 +1,62 @@
+"""Every CPU kernel under the judge: all cases of its operation in float32, what else is asked of an operation, and
+that the timing of threads changes no bit.
+
+The reference is judged in test_torch.py and test_purity.py, with kernels switched off.
+"""
+
+import numpy as np
+import pytest
+
+from core import dispatch
+from core.dispatch import TABLE, Kernel, use
+from tests.comparing import compare, random_dys, run_ours
+from tests.purity import check_purity
+from tests.specs import BENCH, CASES, NOTHING_RUNS, case_id, run
+
+MINE = {name for name, row in TABLE.items() if isinstance(row.kernels.get("cpu"), Kernel)}
+KERNEL_CASES = [c for c in CASES if c.op in MINE and c.name not in NOTHING_RUNS]
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    with use("kernels"):
+        yield
+
+
+def judged_on_kernels(case):
+    """Judge the case; a kernel ran, or refused with a reason."""
+    try:
+        found = compare(case, np.float32)
+    except dispatch.KernelLimit:
+        with use("auto"):
+            found = compare(case, np.float32)
+        assert {c.backend for c in found} == {"reference"}
+    else:
+        assert {c.backend for c in found} == {"numba"}
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=case_id)
+def test_float32(case):
+    judged_on_kernels(case)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", [c for c in BENCH if c.op in MINE], ids=case_id)
+def test_float32_at_the_sizes_of_the_models(case):
+    judged_on_kernels(case)
+
+
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=case_id)
+def test_pure(case):
+    with use("auto"):
+        check_purity(case)
+
+
+@pytest.mark.parametrize("op", sorted(MINE & {c.op for c in BENCH}))
+def test_two_runs_have_the_same_bits(op):
+    case = next(c for c in BENCH if c.op == op)
+    arrays = case.arrays(np.float32)
+    dys = random_dys(case, run(case, arrays)[0], np.float32)
+    one, two = (run_ours(case, arrays, dys) for _ in range(2))
+    for a, b in zip((*one[0], *one[1]), (*two[0], *two[1])):
+        assert a is b is None or a.tobytes() == b.tobytes()
