@@ -79,6 +79,20 @@ def _taps(inputs, attrs):
     return None if taps <= 31 else f"the kernel has {taps} taps on an axis, 31 are the most"
 
 
+def _undone(inputs, attrs):
+    """The CPU's convolutions tell an activation's derivative from its result."""
+    return "gelu is not known from its result alone" if attrs["act"] == "gelu" else _kept(inputs, attrs)
+
+
+def _kept(inputs, attrs):
+    """What the CPU's epilogues can undo."""
+    if attrs["act"] == "gelu_tanh":
+        return "gelu_tanh is not among the kernel's activations"
+    if attrs["act"] == "leaky_relu" and not attrs["negative_slope"] >= 0:
+        return f"negative_slope is {attrs['negative_slope']}, which hides the sign that leaky_relu was given"
+    return _floating(inputs, attrs)
+
+
 def _in_place(file, op):
     """The row's Triton kernel of a state operation."""
     return {"cuda": Kernel(f"kernels.gpu.{file}:{op}")}
@@ -108,10 +122,13 @@ TABLE: dict[str, Row] = {
     **{name: Row(op, _views("a view or a copy, no arithmetic")) for name, op in shape.MOVES.items()},
     "astype": Row(shape.MOVES["astype"], _views("a view or a copy, no arithmetic"), result="given"),
     **{name: Row(op, _gpu("pointwise", name)) for name, op in shape.REDUCTIONS.items()},
-    "matmul": Row(matmul.matmul, _gpu("matmul", "matmul")),
-    "linear": Row(matmul.linear, _gpu("matmul", "linear")),
-    "conv2d": Row(conv.conv2d, _gpu("conv", "conv2d", _taps)),
-    "conv_transpose2d": Row(conv.conv_transpose2d, _gpu("conv", "conv_transpose2d", _taps)),
+    "matmul": Row(matmul.matmul, {"cpu": "reference by design: BLAS does all of it", **_gpu("matmul", "matmul")}),
+    "linear": Row(matmul.linear, {**_cpu("matmul", "linear", _kept), **_gpu("matmul", "linear")}),
+    "conv2d": Row(conv.conv2d, {**_cpu("conv", "conv2d", _undone), **_gpu("conv", "conv2d", _taps)}),
+    "conv_transpose2d": Row(
+        conv.conv_transpose2d,
+        {**_cpu("conv", "conv_transpose2d", _undone), **_gpu("conv", "conv_transpose2d", _taps)},
+    ),
     "attention": Row(attention.attention, _gpu("attention", "attention", _heads)),
     "layer_norm": Row(norm.layer_norm, _gpu("norm", "layer_norm"), result="first"),
     "add_layer_norm": Row(norm.add_layer_norm, _gpu("norm", "add_layer_norm"), result="first"),
