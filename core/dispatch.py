@@ -118,7 +118,7 @@ TABLE: dict[str, Row] = {
     "batch_norm": Row(norm.batch_norm, _gpu("norm", "batch_norm"), result="first", wide=(1, 2)),
     "batch_norm_eval": Row(norm.batch_norm_eval, _gpu("norm", "batch_norm_eval"), result="first"),
     "embedding": Row(shape.embedding, _gpu("embedding", "embedding")),
-    "dropout": Row(random.dropout, _gpu("random", "dropout")),
+    "dropout": Row(random.dropout, {**_cpu("random", "dropout"), **_gpu("random", "dropout")}),
     "softmax": Row(losses.softmax, _gpu("losses", "softmax")),
     "log_softmax": Row(losses.log_softmax, _gpu("losses", "log_softmax")),
     "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),
