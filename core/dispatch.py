@@ -93,6 +93,11 @@ def _kept(inputs, attrs):
     return _floating(inputs, attrs)
 
 
+def _comparing(inputs, attrs):
+    act = attrs["act"]
+    return None if act in (None, "relu", "leaky_relu") else f"act is {act}, the kernel takes relu and leaky_relu"
+
+
 def _in_place(file, op):
     """The row's Triton kernel of a state operation."""
     return {"cuda": Kernel(f"kernels.gpu.{file}:{op}")}
@@ -106,6 +111,11 @@ def _cpu(file, op, limits=_floating):
 def _gpu(file, op, limits=_floating):
     """The row's Triton kernel, kernels/gpu/<file>.py:<op>."""
     return {"cuda": Kernel(f"kernels.gpu.{file}:{op}", ("float32", "float16"), limits)}
+
+
+def _both(file, op, on_cpu=_floating):
+    """The row's two kernels, which bear the same name."""
+    return {**_cpu(file, op, on_cpu), **_gpu(file, op)}
 
 
 CPU_POINTWISE = ("gelu",)  # elementwise operations with a loop of their own
@@ -130,12 +140,12 @@ TABLE: dict[str, Row] = {
         {**_cpu("conv", "conv_transpose2d", _undone), **_gpu("conv", "conv_transpose2d", _taps)},
     ),
     "attention": Row(attention.attention, _gpu("attention", "attention", _heads)),
-    "layer_norm": Row(norm.layer_norm, _gpu("norm", "layer_norm"), result="first"),
-    "add_layer_norm": Row(norm.add_layer_norm, _gpu("norm", "add_layer_norm"), result="first"),
-    "batch_norm": Row(norm.batch_norm, _gpu("norm", "batch_norm"), result="first", wide=(1, 2)),
-    "batch_norm_eval": Row(norm.batch_norm_eval, _gpu("norm", "batch_norm_eval"), result="first"),
+    "layer_norm": Row(norm.layer_norm, _both("norm", "layer_norm"), result="first"),
+    "add_layer_norm": Row(norm.add_layer_norm, _both("norm", "add_layer_norm"), result="first"),
+    "batch_norm": Row(norm.batch_norm, _both("norm", "batch_norm", _comparing), result="first", wide=(1, 2)),
+    "batch_norm_eval": Row(norm.batch_norm_eval, _both("norm", "batch_norm_eval", _comparing), result="first"),
     "embedding": Row(shape.embedding, _gpu("embedding", "embedding")),
-    "dropout": Row(random.dropout, _gpu("random", "dropout")),
+    "dropout": Row(random.dropout, _both("random", "dropout")),
     "softmax": Row(losses.softmax, _gpu("losses", "softmax")),
     "log_softmax": Row(losses.log_softmax, _gpu("losses", "log_softmax")),
     "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),

@@ -38,38 +38,43 @@ def philox(blocks, seed: int, draw, step):
     return xp.stack(xp.broadcast_arrays(c0, c1, c2, c3)).astype(xp.uint32)
 
 
-def words(n: int, seed: int, draw, step):
-    """The first n 32-bit words of one draw: (n,) uint32."""
+def words(n: int, seed: int, draw, step, offset: int = 0):
+    """n 32-bit words of one draw, from word number `offset` on: (n,) uint32."""
     xp = array_module(step)
-    count = -(-n // 4)
+    first, skip = divmod(offset, 4)
+    count = -(-(skip + n) // 4)
     out = xp.empty((count, 4), xp.uint32)
     for start in range(0, count, CHUNK):
-        blocks = xp.arange(start, min(start + CHUNK, count), dtype=xp.uint64)
+        blocks = xp.arange(first + start, first + min(start + CHUNK, count), dtype=xp.uint64)
         out[start : start + CHUNK] = philox(blocks, seed, draw, step).T
-    return out.reshape(-1)[:n]
+    return out.reshape(-1)[skip : skip + n]
 
 
-def keep_mask(shape, p: float, seed: int, draw, step):
-    """Boolean array: True, with probability 1 - p (in steps of 1/65536), where dropout keeps an element."""
-    n = int(np.prod(shape))
-    lanes = words(-(-n // 2), seed, draw, step).astype("<u4", copy=False).view("<u2")[:n]
+def keep_mask(shape, p: float, seed: int, draw, step, offset: int = 0):
+    """Boolean array: True, with probability 1 - p (in steps of 1/65536), where dropout keeps an element.
+
+    Here and below `offset` is the number of the first element, where `shape` is a part of something larger."""
+    n, skip = int(np.prod(shape)), offset % 2
+    pairs = words(-(-(skip + n) // 2), seed, draw, step, offset // 2)
+    lanes = pairs.astype("<u4", copy=False).view("<u2")[skip : skip + n]
     return (lanes >= round(65536 * p)).reshape(shape)
 
 
-def uniform(shape, seed: int, draw, step, dtype):
+def uniform(shape, seed: int, draw, step, dtype, offset: int = 0):
     """Uniform numbers in [0, 1), multiples of 2^-24 (exact in float32)."""
     n = int(np.prod(shape))
-    return ((words(n, seed, draw, step) >> 8) * array_module(step).float64(2**-24)).astype(dtype).reshape(shape)
+    return ((words(n, seed, draw, step, offset) >> 8) * array_module(step).float64(2**-24)).astype(dtype).reshape(shape)
 
 
-def normal(shape, seed: int, draw, step, dtype):
+def normal(shape, seed: int, draw, step, dtype, offset: int = 0):
     """Standard normals by Box-Muller, computed in float64 and rounded once to `dtype`."""
-    n, xp = int(np.prod(shape)), array_module(step)
-    pairs = (words(-(-n // 4) * 4, seed, draw, step) >> 8).reshape(-1, 2).astype(xp.float64)
+    n, skip, xp = int(np.prod(shape)), offset % 2, array_module(step)
+    pairs = words(-(-(skip + n) // 2) * 2, seed, draw, step, offset - skip)
+    pairs = (pairs >> 8).reshape(-1, 2).astype(xp.float64)
     radius = xp.sqrt(-2 * xp.log((pairs[:, 0] + 1) * 2**-24))  # from (0, 1], so the logarithm is finite
     angle = 2 * np.pi * 2**-24 * pairs[:, 1]
     z = xp.stack([radius * xp.cos(angle), radius * xp.sin(angle)], axis=1)
-    return z.reshape(-1)[:n].astype(dtype).reshape(shape)
+    return z.reshape(-1)[skip : skip + n].astype(dtype).reshape(shape)
 
 
 # --- operations ----------------------------------------

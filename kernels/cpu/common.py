@@ -9,6 +9,9 @@ into vector instructions, which it cannot do with a call of the mathematics libr
 of float32 and measured against float64, are in their docstrings. The cache is named after the sources of all kernels,
 because Numba itself would not notice a change in a function that another one includes.
 
+A loop counts from 0 over slices that were taken before it. With an index whose sign the compiler cannot know, as in
+range(start, stop), it would allow for a negative one at every store, element by element: gelu was five times slower.
+
 # next: core/threads.py; kernels/cpu/pointwise.py, the simplest kernels
 """
 

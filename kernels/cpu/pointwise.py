@@ -42,13 +42,15 @@ def gelu_slope(x):
 
 @kernel(const(1), out(1), *PIECE)
 def _gelu(x, y, start, stop):
-    for i in range(start, stop):
+    x, y = x[start:stop], y[start:stop]
+    for i in range(x.size):
         y[i] = gelu_of(x[i])
 
 
 @kernel(const(1), const(1), out(1), *PIECE)
 def _gelu_backward(dy, x, dx, start, stop):
-    for i in range(start, stop):
+    dy, x, dx = dy[start:stop], x[start:stop], dx[start:stop]
+    for i in range(x.size):
         dx[i] = dy[i] * gelu_slope(x[i])
 
 
