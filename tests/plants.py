@@ -118,12 +118,13 @@ PLANTS = {
     ),
     "ignored-targets-counted-in-the-mean": op(
         "losses.py",
-        "losses, lse = _rows(flat, t, label_smoothing, ignore_index)\n    count = (t != ignore_index).sum()",
-        "losses, lse = _rows(flat, t, label_smoothing, ignore_index)\n    count = (t == t).sum()",
+        "losses, lse = _rows(flat, t, label_smoothing, ignore_index, z_loss)\n    count = (t != ignore_index).sum()",
+        "losses, lse = _rows(flat, t, label_smoothing, ignore_index, z_loss)\n    count = (t == t).sum()",
         "cross_entropy",
     ),
     "ignored-targets-have-a-gradient": op("losses.py", "xp.where(kept, scale, 0)[:, None]", "scale", "cross_entropy"),
     "smoothing-forgotten-in-backward": op("losses.py", "d -= smoothing / logits.shape[1]", "pass", "cross_entropy"),
+    "z-loss-gradient-halved": op("losses.py", "1 + 2 * z_loss * lse.sum", "1 + z_loss * lse.sum", "cross_entropy"),
     "dilation-forgotten-in-narrow-conv": op("conv.py", "top, left = i * dilation[0],", "top, left = i,", "conv2d"),
     "leaky-slope-forgotten-in-backward": op(
         "pointwise.py", "(1 - positive) * negative_slope", "(1 - positive)", "relu"
@@ -227,6 +228,9 @@ PLANTS = {
         "first = (r + 1 + AXIS.padding) // AXIS.gcd",
         "conv_transpose2d",
         "stride-2-gan",
+    ),
+    "gpu-z-loss-without-its-top": gpu(
+        "losses.py", "z_loss * (top + rest) * (top + rest)", "z_loss * rest * rest", "cross_entropy", "z-loss"
     ),
     "gpu-bce-log1p-lost": gpu(
         "common.py", "tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0))", "tl.log(u)", "bce_with_logits", "confident"

@@ -173,6 +173,14 @@ LOSSES = {
         "'mean'",
     ),
     "cross_entropy-int": (ce(i(3, 4), i(3)), TypeError, "cross_entropy", "logits", "int64", "floating"),
+    "cross_entropy-z_loss-negative": (
+        ce(f(3, 4), i(3), z_loss=-0.1),
+        *(ValueError, "cross_entropy", "z_loss", "-0.1", "at least 0"),
+    ),
+    "linear_cross_entropy-z_loss-nan": (
+        lce(f(3, 4), f(7, 4), i(3), z_loss=float("nan")),
+        *(ValueError, "linear_cross_entropy", "z_loss", "nan", "at least 0"),
+    ),
     "linear_cross_entropy-w": (lce(f(3, 4), f(4), i(3)), ValueError, "linear_cross_entropy", "w ", "(4,)", "(V, D)"),
     "linear_cross_entropy-D": (lce(f(3, 4), f(7, 5), i(3)), ValueError, "linear_cross_entropy", "D", "4", "5"),
     "linear_cross_entropy-target": (

@@ -24,35 +24,38 @@ def _along(op, x, axis):
     return x
 
 
-def cross_entropy(logits, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+def cross_entropy(logits, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean", z_loss=0.0):
     """Softmax cross entropy: logits (..., V), target (...) integers in [0, V) or ignore_index.
 
-    Ignored targets have loss 0 and do not count in the mean; nothing left to average gives nan, as in torch.
+    Ignored targets have loss 0 and do not count in the mean; nothing left to average gives nan, as in torch. z_loss
+    times logsumexp(logits)^2 is added to each other loss, to hold logits near 0 (Chowdhery et al. 2022, section 5).
     """
     logits, target = tensor(logits), tensor(target)
     check.floating("cross_entropy", logits=logits.data)
     check.matches("cross_entropy", "target", target.shape, logits.shape[:-1])
-    options = _class_loss("cross_entropy", target, logits.shape[-1], ignore_index, label_smoothing, reduction)
+    options = _class_loss("cross_entropy", target, logits.shape[-1], ignore_index, label_smoothing, reduction, z_loss)
     return apply("cross_entropy", logits, target, **options)
 
 
-def linear_cross_entropy(x, w, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+def linear_cross_entropy(x, w, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean", z_loss=0.0):
     """cross_entropy(x @ w.T, target) that never holds all logits: x (..., D), w (V, D), target (...)."""
     x, w, target = tensor(x), tensor(w), tensor(target)
     check.floating("linear_cross_entropy", x=x.data, w=w.data)
     check.shaped("linear_cross_entropy", "w", w, 2, "(V, D)")
     check.matches("linear_cross_entropy", "x's last length (D)", x.shape[-1], w.shape[1])
     check.matches("linear_cross_entropy", "target", target.shape, x.shape[:-1])
-    options = _class_loss("linear_cross_entropy", target, w.shape[0], ignore_index, label_smoothing, reduction)
+    options = _class_loss("linear_cross_entropy", target, w.shape[0], ignore_index, label_smoothing, reduction, z_loss)
     return apply("linear_cross_entropy", x, w, target, **options)
 
 
-def _class_loss(op, target, classes, ignore_index, label_smoothing, reduction):
+def _class_loss(op, target, classes, ignore_index, label_smoothing, reduction, z_loss):
     check.no_gradient(op, "target", target)
     check.ids(op, "target", target.data, classes, ignore_index)
     check.probability(op, "label_smoothing", label_smoothing)
     check.one_of(op, "reduction", reduction, REDUCTIONS)
-    return {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+    check.weight(op, "z_loss", z_loss)
+    numbers = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    return {"ignore_index": ignore_index, "reduction": reduction, **numbers}
 
 
 def bce_with_logits(logits, target, *, reduction="mean"):

@@ -1,7 +1,8 @@
 """Cross entropy on logits: as they are given, or as x @ w.T of a language model's last layer.
 
-    top = max_v z_v,  rest = log sum_v exp(z_v - top)          lse = top + rest, never added up (see Precision)
-    L = rest - (1 - s) (z_t - top) - s mean(z - top)           dL/dz = exp(z - top - rest) - s / V - (1 - s) onehot(t)
+    top = max_v z_v,  rest = log sum_v exp(z_v - top)          lse = top + rest, two numbers (see Precision)
+    p = exp(z - top - rest)                                    softmax(z)
+    L = rest - (1 - s) (z_t - top) - s mean(z - top) + c lse^2     dL/dz = p (1 + 2 c lse) - s / V - (1 - s) onehot(t)
 
 Shapes      logits (rows, V), targets (rows,), lse (rows, 2) = (top, rest); linear_cross_entropy x (rows, D), w (V, D)
 Plan        one program = BLOCK_M rows in blocks of BLOCK_N columns: one reading forward, one with one writing backward,
@@ -12,7 +13,8 @@ Plan        one program = BLOCK_M rows in blocks of BLOCK_N columns: one reading
 Cost        4 rows V bytes and 8 rows V; memory decides. linear_cross_entropy 2 rows V D flops forward, 6 backward: the
             products decide
 Precision   float32 inside. top + rest would lose the digits of rest where logits are far from zero, and all of a loss
-            near 0 where the network is sure and right. In float16 d is rounded to float16 before its two products
+            near 0 where the network is sure and right; only the z-loss c lse^2, to which they do not matter, takes it.
+            In float16 d is rounded to float16 before its two products
 Versions    gradients stored by the forward pass save the second x @ w.T, but evaluation pays for them and dy comes
             late; logits never in memory (a product with an online sum) cost as many flops and a kernel of its own
 Limits      none. Rows whose length is no multiple of 16 are loaded element by element: pad the vocabulary
@@ -37,8 +39,8 @@ CHUNK = 1 << 26  # logits held at once by linear_cross_entropy (256 MB of float3
 
 @triton.jit
 def _cross_entropy_forward(
-    x_ptr, t_ptr, loss_ptr, lse_ptr, rows, V, ignore_index, smoothing,
-    SMOOTHED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    x_ptr, t_ptr, loss_ptr, lse_ptr, rows, V, ignore_index, smoothing, z_loss,
+    SMOOTHED: tl.constexpr, SQUARED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """loss and lse = (top, rest) of a tile of rows; the loss of an ignored row is 0."""
     row, inside = first_row(rows, 1, 0, tl.num_programs(0), BLOCK_M)
@@ -50,6 +52,8 @@ def _cross_entropy_forward(
     loss = rest - (picked - top)
     if SMOOTHED:
         loss = rest - ((1.0 - smoothing) * (picked - top) + smoothing * mean)
+    if SQUARED:
+        loss += z_loss * (top + rest) * (top + rest)
     tl.store(loss_ptr + row, tl.where(kept, loss, 0.0), mask=inside)
     tl.store(lse_ptr + 2 * row, top, mask=inside)
     tl.store(lse_ptr + 2 * row + 1, rest, mask=inside)
@@ -73,7 +77,7 @@ def _reduce_losses(loss_ptr, t_ptr, y_ptr, count_ptr, rows, ignore_index, MEAN: 
 
 @triton.jit
 def _cross_entropy_backward(
-    x_ptr, t_ptr, lse_ptr, dy_ptr, count_ptr, dx_ptr, rows, V, ignore_index, smoothing,
+    x_ptr, t_ptr, lse_ptr, dy_ptr, count_ptr, dx_ptr, rows, V, ignore_index, smoothing, z_loss,
     REDUCTION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """dx of one tile, from the same tile of logits: dx may be their own buffer. Ignored rows get 0."""
@@ -89,11 +93,12 @@ def _cross_entropy_backward(
         scale = scale / tl.load(count_ptr).to(tl.float32)
     start = tl.program_id(1) * BLOCK_N
     x, o, seen = load_row(x_ptr + row * V, start, 1, V, inside, 0.0, BLOCK_N)
-    dx = tl.exp(x - top - rest) - smoothing / V - tl.where(o == t, 1.0 - smoothing, 0.0)
+    p = tl.exp(x - top - rest)
+    dx = p * (1.0 + 2.0 * z_loss * (top + rest)) - smoothing / V - tl.where(o == t, 1.0 - smoothing, 0.0)
     tl.store(dx_ptr + row * V + o, tl.where(t != ignore_index, dx * scale, 0.0), mask=seen)
 
 
-def _losses(chunks, target, dtype, ignore_index, smoothing, reduction):
+def _losses(chunks, target, dtype, *, ignore_index, label_smoothing, reduction, z_loss):
     """(the loss, (target, lse (rows, 2), count of kept targets)) from chunks: (slice of rows, their logits (m, V))."""
     xp, t = array_module(target), target.reshape(-1)
     losses = xp.empty(t.size, dtype if reduction == "none" else "float32")
@@ -101,8 +106,12 @@ def _losses(chunks, target, dtype, ignore_index, smoothing, reduction):
     for part, logits in chunks:
         rows, V = logits.shape
         tile = row_tile("cross_entropy", logits.dtype, V)
-        arguments = (logits, t[part], losses[part], lse[part], rows, V, ignore_index, float(smoothing))
-        launch(_cross_entropy_forward, (cdiv(rows, tile["BLOCK_M"]),), *arguments, SMOOTHED=bool(smoothing), **tile)
+        numbers, flags = (
+            (float(label_smoothing), float(z_loss)),
+            {"SMOOTHED": label_smoothing > 0, "SQUARED": z_loss > 0},
+        )
+        arguments = (logits, t[part], losses[part], lse[part], rows, V, ignore_index, *numbers)
+        launch(_cross_entropy_forward, (cdiv(rows, tile["BLOCK_M"]),), *arguments, **flags, **tile)
     if reduction == "none":
         return losses.reshape(target.shape), (target, lse, None)
     y, count = xp.empty((), dtype), xp.empty((), "int64")
@@ -111,28 +120,29 @@ def _losses(chunks, target, dtype, ignore_index, smoothing, reduction):
     return y, (target, lse, count)
 
 
-def _gradient(part, logits, dx, kept, dy, ignore_index, smoothing, reduction):
+def _gradient(part, logits, dx, kept, dy, *, ignore_index, label_smoothing, reduction, z_loss):
     """Write dx (m, V) of the rows in the slice `part`; kept = (target, lse, count)."""
     (target, lse, count), (rows, V) = kept, logits.shape
     dy = contiguous(dy).reshape(-1)[part] if reduction == "none" else dy
     tile = row_tile("gradient", logits.dtype, V)
     grid = (cdiv(rows, tile["BLOCK_M"]), cdiv(V, tile["BLOCK_N"]))
-    arguments = (logits, target.reshape(-1)[part], lse[part], dy, count, dx, rows, V, ignore_index, float(smoothing))
-    launch(_cross_entropy_backward, grid, *arguments, REDUCTION=reduction, **tile)
+    numbers = rows, V, ignore_index, float(label_smoothing), float(z_loss)
+    arguments = (logits, target.reshape(-1)[part], lse[part], dy, count, dx)
+    launch(_cross_entropy_backward, grid, *arguments, *numbers, REDUCTION=reduction, **tile)
 
 
-def _cross_entropy(logits, target, *, ignore_index, label_smoothing, reduction):
+def _cross_entropy(logits, target, **options):
     logits, target = contiguous(logits), contiguous(target)
     whole = [(slice(None), logits.reshape(target.size, logits.shape[-1]))]
-    y, kept = _losses(whole, target, logits.dtype, ignore_index, label_smoothing, reduction)
+    y, kept = _losses(whole, target, logits.dtype, **options)
     return y, (logits, *kept)
 
 
-def _cross_entropy_grad(saved, dy, needs, *, ignore_index, label_smoothing, reduction):
+def _cross_entropy_grad(saved, dy, needs, **options):
     logits, *kept = saved
     flat = logits.reshape(kept[0].size, logits.shape[-1])
     dx = array_module(logits).empty_like(flat)
-    _gradient(slice(None), flat, dx, kept, dy, ignore_index, label_smoothing, reduction)
+    _gradient(slice(None), flat, dx, kept, dy, **options)
     return dx.reshape(logits.shape), None
 
 
@@ -153,20 +163,20 @@ def _chunks(x, w):
         yield part, gemm(x[part], w.T, out=buffer[: part.stop - start])
 
 
-def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduction):
+def _linear_cross_entropy(x, w, target, **options):
     x, w, target = contiguous(x), contiguous(w), contiguous(target)
     chunks = _chunks(x.reshape(target.size, w.shape[1]), w)
-    y, kept = _losses(chunks, target, result_dtype(x, w), ignore_index, label_smoothing, reduction)
+    y, kept = _losses(chunks, target, result_dtype(x, w), **options)
     return y, (x, w, *kept)
 
 
-def _linear_cross_entropy_grad(saved, dy, needs, *, ignore_index, label_smoothing, reduction):
+def _linear_cross_entropy_grad(saved, dy, needs, **options):
     x, w, *kept = saved
     xp, dtype, flat = array_module(x), result_dtype(x, w), x.reshape(kept[0].size, w.shape[1])
     dx, dw = xp.empty_like(flat), xp.zeros(w.shape, "float32") if needs[1] else None
     for part, logits in _chunks(flat, w):
         d = logits if dtype == logits.dtype else xp.empty(logits.shape, dtype)
-        _gradient(part, logits, d, kept, dy, ignore_index, label_smoothing, reduction)
+        _gradient(part, logits, d, kept, dy, **options)
         if needs[0]:
             gemm(d, w, out=dx[part])
         if needs[1]:
