@@ -19,7 +19,7 @@ import numpy as np
 
 from core import arrays
 from core.op import Op
-from core.reference import attention, conv, losses, matmul, norm, optim, pointwise, random, shape
+from core.reference import adversarial, attention, conv, losses, matmul, norm, optim, pointwise, random, shape
 
 
 class KernelLimit(ValueError):
@@ -110,6 +110,8 @@ TABLE: dict[str, Row] = {
     "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),
     "linear_cross_entropy": Row(losses.linear_cross_entropy, _gpu("losses", "linear_cross_entropy")),
     "bce_with_logits": Row(losses.bce_with_logits, _gpu("variational", "bce_with_logits")),
+    "discriminator_loss": Row(adversarial.discriminator_loss, _gpu("adversarial", "discriminator_loss")),
+    "generator_loss": Row(adversarial.generator_loss, _gpu("adversarial", "generator_loss")),
     "gaussian_kl": Row(losses.gaussian_kl, _gpu("variational", "gaussian_kl")),
     "reparameterize": Row(losses.reparameterize, _gpu("variational", "reparameterize")),
     "elbo": Row(losses.elbo, _gpu("variational", "elbo")),

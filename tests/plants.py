@@ -137,6 +137,13 @@ PLANTS = {
         "dy.reshape(-1, shape[1])[order][starts]",
         "embedding",
     ),
+    "discriminator-real-gradient-halved": op(
+        "adversarial.py", "_gradient(real, dy, term, -1)", "_gradient(real, dy / 2, term, -1)", "discriminator_loss"
+    ),
+    "hinge-gradient-at-its-kink": op(
+        "adversarial.py", "xp.where(1 + x <= 0, 0, 1)", "xp.where(1 + x < 0, 0, 1)", "discriminator_loss"
+    ),
+    "minimax-generator-sign": op("adversarial.py", '("softplus", 1, -1)', '("softplus", 1, 1)', "generator_loss"),
     "elbo-beta-forgotten-in-backward": op("losses.py", "(dloss * beta + dkl) / n", "(dloss + dkl) / n", "elbo"),
     "long-sums-in-float32": Plant(
         "core/arrays.py", "dtype=np.float64 if wide else x.dtype", "dtype=x.dtype", f"{OPS} -k sum/"
@@ -165,8 +172,8 @@ PLANTS = {
     ),
     "discriminator-sees-its-targets-swapped": Plant(
         "models/gan.py",
-        "F.bce_with_logits(real, 1.0) + F.bce_with_logits(fake, 0.0)",
-        "F.bce_with_logits(real, 0.0) + F.bce_with_logits(fake, 1.0)",
+        "F.discriminator_loss(d(real), d(fake)",
+        "F.discriminator_loss(d(fake), d(real)",
         "tests/test_twins.py -k gan",
     ),
     "generator-trains-through-a-detached-image": Plant(
@@ -231,6 +238,12 @@ PLANTS = {
     ),
     "gpu-z-loss-without-its-top": gpu(
         "losses.py", "z_loss * (top + rest) * (top + rest)", "z_loss * rest * rest", "cross_entropy", "z-loss"
+    ),
+    "gpu-hinge-gradient-at-its-kink": gpu(
+        "adversarial.py",
+        "tl.where(1.0 + x <= 0.0, 0.0, 1.0)",
+        "tl.where(1.0 + x < 0.0, 0.0, 1.0)",
+        "discriminator_loss",
     ),
     "gpu-bce-log1p-lost": gpu(
         "common.py", "tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0))", "tl.log(u)", "bce_with_logits", "confident"

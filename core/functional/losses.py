@@ -3,6 +3,7 @@
 from core import check, random
 from core.arrays import as_array, number_beside
 from core.functional.arguments import REDUCTIONS, data, tensor
+from core.reference.adversarial import KINDS
 from core.tensor import Tensor, apply
 
 
@@ -69,6 +70,25 @@ def bce_with_logits(logits, target, *, reduction="mean"):
     if target.ndim:
         check.matches("bce_with_logits", "target", target.shape, logits.shape)
     return apply("bce_with_logits", logits, target, reduction=reduction)
+
+
+def discriminator_loss(real, fake, *, kind):
+    """What a GAN's discriminator minimises, from logits of real and of generated images, of any shapes.
+
+    kind: "non_saturating" or "minimax" (the same here: Goodfellow et al. 2014), or "hinge" (Lim & Ye 2017).
+    """
+    real, fake = tensor(real), tensor(fake)
+    check.floating("discriminator_loss", real=real.data, fake=fake.data)
+    check.one_of("discriminator_loss", "kind", kind, KINDS)
+    return apply("discriminator_loss", real, fake, kind=kind)
+
+
+def generator_loss(fake, *, kind):
+    """What a GAN's generator minimises, from logits of its images, of any shape; kind: as in discriminator_loss."""
+    fake = tensor(fake)
+    check.floating("generator_loss", fake=fake.data)
+    check.one_of("generator_loss", "kind", kind, KINDS)
+    return apply("generator_loss", fake, kind=kind)
 
 
 def gaussian_kl(mu, logvar, *, reduction="sum"):
