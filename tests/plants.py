@@ -188,6 +188,18 @@ PLANTS = {
         "std = array_module(mu).exp(logvar)",
         f"{OPS} tests/test_twins.py -k reparameterize/",
     ),
+    "reparameterize-draws-other-noise-backward": Plant(
+        "core/reference/losses.py",
+        "_noise(dz, noise, step, seed, draw)",
+        "_noise(dz, noise, step, seed, draw + 1)",
+        "tests/test_reparameterize.py",
+    ),
+    "float64-normals-by-a-float32-kernel": Plant(
+        "core/dispatch.py",
+        'np.dtype(attrs["dtype"]) if "dtype" in attrs else arrays',
+        "arrays",
+        "tests/test_dispatch.py",
+    ),
     "cross-attention-sees-padding": Plant(
         "models/transformer.py",
         "self.cross(h, memory, mask=memory_mask)",

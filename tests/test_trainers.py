@@ -148,6 +148,7 @@ STEPS = {
         "dropout": 6,
         "generator_loss": 1,
         "linear": 4,
+        "normal": 1,
         "reshape": 4,
         "running_stats_": 4,
     },

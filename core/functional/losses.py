@@ -1,7 +1,7 @@
 """Softmax and the losses."""
 
 from core import check, random
-from core.arrays import as_array, number_beside
+from core.arrays import as_array, compute_dtype, number_beside, result_dtype
 from core.functional.arguments import REDUCTIONS, data, tensor
 from core.reference.adversarial import KINDS
 from core.tensor import Tensor, apply
@@ -101,15 +101,19 @@ def gaussian_kl(mu, logvar, *, reduction="sum"):
 
 
 def reparameterize(mu, logvar, *, noise=None):
-    """mu + exp(logvar / 2) noise, noise standard normal unless given (Kingma & Welling 2014, section 2.4)."""
+    """mu + exp(logvar / 2) noise, noise standard normal unless given (Kingma & Welling 2014, section 2.4).
+
+    Noise that is not given is drawn by the operation, again in its backward pass: nothing of its size is kept.
+    """
     mu, logvar = tensor(mu), tensor(logvar)
     check.floating("reparameterize", mu=mu.data, logvar=logvar.data)
     check.matches("reparameterize", "logvar", logvar.shape, mu.shape)
     check.no_gradient("reparameterize", "noise", noise)
-    if noise is None:
-        noise = random.normal(mu.shape, mu.dtype)
-    check.matches("reparameterize", "noise", noise.shape, mu.shape)
-    return apply("reparameterize", mu, logvar, data(noise))
+    if noise is not None:
+        check.matches("reparameterize", "noise", noise.shape, mu.shape)
+    dtype = compute_dtype(result_dtype(mu.data, logvar.data))
+    noise, step, key = random.normal_draw(mu.shape, dtype, data(noise))
+    return apply("reparameterize", mu, logvar, noise, step, **key)
 
 
 def elbo(recon_logits, x, mu, logvar, *, beta=1.0, parts=False):

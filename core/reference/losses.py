@@ -11,6 +11,7 @@ Gaussian KL to the standard normal (Kingma & Welling 2014, appendix B), l the lo
 
 from core.arrays import array_module, total
 from core.op import Op
+from core.reference import random
 from core.reference.pointwise import _sigmoid
 
 CHUNK = 1 << 22  # logits held at once by linear_cross_entropy (16 MB of float32)
@@ -181,14 +182,24 @@ def _gaussian_kl_backward(saved, dy, needs, *, reduction):
     return dmu * scale, dlogvar * scale
 
 
-def _reparameterize(mu, logvar, noise):
+def _reparameterize(mu, logvar, noise, step, *, seed, draw):
+    """mu + exp(logvar / 2) noise; the noise may be given, else it is drawn, and drawn again backward: a copy of the
+    step is all that is kept for that."""
     std = array_module(mu).exp(0.5 * logvar)
-    return mu + std * noise, (std, noise)
+    step = None if step is None else step.copy()
+    return mu + std * _noise(mu, noise, step, seed, draw), (logvar, noise, step)
 
 
-def _reparameterize_backward(saved, dz, needs):
-    std, noise = saved
-    return dz if needs[0] else None, 0.5 * dz * std * noise if needs[1] else None, None
+def _reparameterize_backward(saved, dz, needs, *, seed, draw):
+    logvar, noise, step = saved
+    dlogvar = None
+    if needs[1]:
+        dlogvar = 0.5 * dz * array_module(dz).exp(0.5 * logvar) * _noise(dz, noise, step, seed, draw)
+    return dz if needs[0] else None, dlogvar, None, None
+
+
+def _noise(x, noise, step, seed, draw):
+    return random.normal(x.shape, seed, draw, step, x.dtype) if noise is None else noise
 
 
 def _elbo(recon, x, mu, logvar, beta):

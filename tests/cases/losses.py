@@ -267,6 +267,13 @@ VARIATIONAL = [
         (*PAIR, normal(4, 3)),
         fixed=(2,),
     ),
+    Case(  # more than a kernel's block, the last one ragged
+        "reparameterize/noise-given-many",
+        lambda m, v, n: F.reparameterize(m, v, noise=n),
+        lambda m, v, n: m + torch.exp(0.5 * v) * n,
+        (normal(5, 9), normal(5, 9), normal(5, 9)),
+        fixed=(2,),
+    ),
     Case("elbo/loss", lambda *a: F.elbo(*a), lambda *a: _elbo(*a)[0], IMAGES, fixed=(1,)),
     Case("elbo/beta", lambda *a: F.elbo(*a, beta=0.25), lambda *a: _elbo(*a, beta=0.25)[0], IMAGES, fixed=(1,)),
     Case("elbo/parts", lambda *a: F.elbo(*a, beta=3.0, parts=True), lambda *a: _elbo(*a, beta=3.0), IMAGES, fixed=(1,)),
