@@ -19,7 +19,7 @@ import numpy as np
 
 from core import arrays
 from core.op import Op
-from core.reference import attention, conv, losses, matmul, norm, optim, pointwise, random, shape
+from core.reference import adversarial, attention, conv, losses, matmul, norm, optim, pointwise, random, shape
 
 
 class KernelLimit(ValueError):
@@ -45,7 +45,7 @@ class Kernel:
 
     def refusal(self, arrays_, attrs):
         arrays_ = [x for x in arrays_ if hasattr(x, "dtype")]
-        dtype = arrays.result_dtype(*arrays_)
+        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else arrays.result_dtype(*arrays_)  # a drawing is told it
         if dtype is not None and str(dtype) not in self.dtypes:
             return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
         return self.limits(arrays_, attrs)
@@ -108,6 +108,11 @@ def _cpu(file, op, limits=_floating):
     return {"cpu": Kernel(f"kernels.cpu.{file}:{op}", ("float32",), limits)}
 
 
+def _draws(name):
+    """The row's Triton kernel of a drawing."""
+    return {"cuda": Kernel(f"kernels.gpu.random:{name}", ("float32", "float16"))}
+
+
 def _gpu(file, op, limits=_floating):
     """The row's Triton kernel, kernels/gpu/<file>.py:<op>."""
     return {"cuda": Kernel(f"kernels.gpu.{file}:{op}", ("float32", "float16"), limits)}
@@ -146,14 +151,18 @@ TABLE: dict[str, Row] = {
     "batch_norm_eval": Row(norm.batch_norm_eval, _both("norm", "batch_norm_eval", _comparing), result="first"),
     "embedding": Row(shape.embedding, _gpu("embedding", "embedding")),
     "dropout": Row(random.dropout, _both("random", "dropout")),
-    "softmax": Row(losses.softmax, _gpu("losses", "softmax")),
-    "log_softmax": Row(losses.log_softmax, _gpu("losses", "log_softmax")),
+    "softmax": Row(losses.softmax, _gpu("softmax", "softmax")),
+    "log_softmax": Row(losses.log_softmax, _gpu("softmax", "log_softmax")),
     "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),
     "linear_cross_entropy": Row(losses.linear_cross_entropy, _gpu("losses", "linear_cross_entropy")),
     "bce_with_logits": Row(losses.bce_with_logits, _gpu("variational", "bce_with_logits")),
+    "discriminator_loss": Row(adversarial.discriminator_loss, _gpu("adversarial", "discriminator_loss")),
+    "generator_loss": Row(adversarial.generator_loss, _gpu("adversarial", "generator_loss")),
     "gaussian_kl": Row(losses.gaussian_kl, _gpu("variational", "gaussian_kl")),
-    "reparameterize": Row(losses.reparameterize, _gpu("variational", "reparameterize")),
+    "reparameterize": Row(losses.reparameterize, _gpu("reparameterize", "reparameterize")),
     "elbo": Row(losses.elbo, _gpu("variational", "elbo")),
+    # Drawings: random numbers of a shape and dtype from the generator's key, f(shape, seed, draw, step, dtype). All.
+    **{name: Row(getattr(random, name), _draws(name)) for name in ("normal", "uniform")},
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     "running_stats_": Row(norm.running_stats_, _in_place("norm", "running_stats_")),
     "adam_": Row(optim.adam_, _in_place("optim", "adam_")),
@@ -233,7 +242,7 @@ def backward(op: Op, saved, dy, needs, attrs) -> tuple:
 
 
 def run_(name: str, *inputs, **attrs):
-    """Run one state operation, which writes into the arrays it is given."""
+    """Run one operation without a gradient: a drawing, or a state operation, which writes into its arrays."""
     op, _ = choose(name, inputs, attrs)
     record(name, op)
     with np.errstate(all="ignore"):
@@ -260,10 +269,18 @@ def _upcast(x):
 # --- what ran, and why ----------------------------------------
 
 
+BACKENDS = {"kernels.gpu": "triton", "kernels.cpu": "numba"}  # of plain functions, by where they stand
+
+
+def backend(op) -> str:
+    """Who computes: an Op says so itself."""
+    return op.backend if isinstance(op, Op) else BACKENDS.get(".".join(op.__module__.split(".")[:2]), "reference")
+
+
 def record(name, op):
     log = _log.get()
     if log is not None:
-        log.append((name, getattr(op, "backend", "reference")))
+        log.append((name, backend(op)))
 
 
 @contextlib.contextmanager
@@ -290,7 +307,7 @@ def explain(subject, *inputs, **attrs):
     if inputs:
         values = [getattr(x, "data", x) if not hasattr(x, "__array_interface__") else x for x in inputs]
         op, why = choose(subject, values, attrs)
-        return f"{subject}: {getattr(op, 'backend', 'reference')} ({why})"
+        return f"{subject}: {backend(op)} ({why})"
     row = TABLE[subject]
     words = []
     for device in ("cpu", "cuda"):

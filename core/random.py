@@ -85,14 +85,18 @@ def _recorded(x):
     return x
 
 
+def _drawn(name, shape, dtype, *, seed, draw, step):
+    return _recorded(dispatch.run_(name, shape, seed, draw, step, dtype=np.dtype(dtype)))
+
+
 def normal(shape, dtype=np.float32):
     """Standard normals of the current generator, as an array of `shape`."""
-    return _recorded(reference.normal(shape, **current().next(), dtype=dtype))
+    return _drawn("normal", shape, dtype, **current().next())
 
 
 def uniform(shape, dtype=np.float32):
     """Uniform numbers in [0, 1) of the current generator, as an array of `shape`."""
-    return _recorded(reference.uniform(shape, **current().next(), dtype=dtype))
+    return _drawn("uniform", shape, dtype, **current().next())
 
 
 def dropout_draw(shape, p: float, mask=None):
@@ -105,6 +109,18 @@ def dropout_draw(shape, p: float, mask=None):
     if _draws.get() is not None:
         mask = _recorded(reference.keep_mask(shape, p, **key))
     return mask, key.pop("step"), key
+
+
+def normal_draw(shape, dtype, noise=None):
+    """What an operation with noise needs: (noise or None, step or None, {"seed", "draw"}).
+
+    Unless it is given, the operation draws it, in registers where it can; `record` is shown the same numbers."""
+    if noise is not None:
+        return noise, None, {"seed": 0, "draw": 0}
+    key = current().next()
+    if _draws.get() is not None:
+        _drawn("normal", shape, dtype, **key)
+    return None, key.pop("step"), key
 
 
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
