@@ -43,9 +43,11 @@ class Kernel:
     def load(self):
         return _named(self.where)
 
-    def refusal(self, arrays_, attrs):
+    def refusal(self, arrays_, attrs, first=False):
+        """Why not these arguments, or None; the dtype that counts is the result's (that of the `first` input)."""
         arrays_ = [x for x in arrays_ if hasattr(x, "dtype")]
-        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else arrays.result_dtype(*arrays_)  # a drawing is told it
+        dtype = arrays_[0].dtype if first else arrays.result_dtype(*arrays_)
+        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype  # a drawing is told it
         if dtype is not None and str(dtype) not in self.dtypes:
             return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
         return self.limits(arrays_, attrs)
@@ -108,9 +110,14 @@ def _cpu(file, op, limits=_floating):
     return {"cpu": Kernel(f"kernels.cpu.{file}:{op}", ("float32",), limits)}
 
 
+def _whole(inputs, attrs):
+    return "it draws for whole batches only" if "offset" in attrs else None
+
+
 def _draws(name):
-    """The row's Triton kernel of a drawing."""
-    return {"cuda": Kernel(f"kernels.gpu.random:{name}", ("float32", "float16"))}
+    """The row's kernels of a drawing."""
+    on_gpu = Kernel(f"kernels.gpu.random:{name}", ("float32", "float16"), _whole)
+    return {"cpu": Kernel(f"kernels.cpu.random:{name}"), "cuda": on_gpu}
 
 
 def _gpu(file, op, limits=_floating):
@@ -163,6 +170,10 @@ TABLE: dict[str, Row] = {
     "elbo": Row(losses.elbo, _gpu("variational", "elbo")),
     # Drawings: random numbers of a shape and dtype from the generator's key, f(shape, seed, draw, step, dtype). All.
     **{name: Row(getattr(random, name), _draws(name)) for name in ("normal", "uniform")},
+    "keep_mask": Row(
+        random.keep_mask,
+        {"cpu": Kernel("kernels.cpu.random:keep_mask"), "cuda": "reference by design: kernels draw as they drop"},
+    ),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     "running_stats_": Row(norm.running_stats_, _in_place("norm", "running_stats_")),
     "adam_": Row(optim.adam_, _in_place("optim", "adam_")),
@@ -210,7 +221,7 @@ def choose(name: str, inputs, attrs) -> tuple:
         return row.reference, kernel
     if mode == "reference":
         return row.reference, "mode is 'reference'"
-    refusal = kernel.refusal(inputs, attrs)
+    refusal = kernel.refusal(inputs, attrs, row.result == "first")
     if refusal is None:
         return kernel.load(), f"{kernel.where} takes these arguments"
     if mode == "kernels":

@@ -11,31 +11,34 @@ order in which gradients are added; that order is the parts', whatever the timin
 
 from itertools import pairwise
 
+import numpy as np
+
 from core import random, threads
 from core.arrays import array_module
 from core.graph import accumulate
 
 
-def backward(losses, n: int, count: int | None = None) -> list:
+def backward(losses, n: int, count: int) -> list:
     """Add the gradient of a loss of n examples to `.grad`, and give back the losses of all, as arrays.
 
     losses(start, stop) -> (scalar Tensors, weight) of examples start to stop: what is minimised, then any others, each
     of which counts `weight` times (a mean's share of the whole, or 1 over the count for a sum). `count` is the number
-    of parts: by default one a thread.
+    of parts, one on a GPU.
     """
     generator = random.current()
-    if count is None:
-        count = min(threads.COUNT, n) if generator.divisible() else 1
+    if generator.xp is not np or random.recording():
+        count = 1
 
-    def part(start, stop):
-        with generator.part(start, stop, n):
+    def work(part, start, stop):
+        with part:
             tensors, weight = losses(start, stop)
-            return tensors[0].gradients(array_module(tensors[0].data).asarray(weight)), [
-                t.data * weight for t in tensors
-            ]
+            dy = array_module(tensors[0].data).asarray(weight)
+            return tensors[0].gradients(dy), [t.data * weight for t in tensors]
 
     edges = [i * n // count for i in range(count + 1)]
-    done = threads.run([lambda a=a, b=b: part(a, b) for a, b in pairwise(edges)])
+    parts = [(generator.part(a, b) if count > 1 else generator, a, b) for a, b in pairwise(edges)]
+    done = threads.run([lambda part=part: work(*part) for part in parts])
+    generator.draw = parts[0][0].draw  # each has made the whole batch's draws
     for gradients, _ in done:
         accumulate(gradients)
     return [sum(values) for values in zip(*(values for _, values in done))]
