@@ -112,7 +112,9 @@ TABLE: dict[str, Row] = {
     "linear": Row(matmul.linear, _gpu("matmul", "linear")),
     "conv2d": Row(conv.conv2d, _gpu("conv", "conv2d", _taps)),
     "conv_transpose2d": Row(conv.conv_transpose2d, _gpu("conv", "conv_transpose2d", _taps)),
-    "attention": Row(attention.attention, _gpu("attention", "attention", _heads)),
+    "attention": Row(
+        attention.attention, {**_cpu("attention", "attention", _heads), **_gpu("attention", "attention", _heads)}
+    ),
     "layer_norm": Row(norm.layer_norm, _gpu("norm", "layer_norm"), result="first"),
     "add_layer_norm": Row(norm.add_layer_norm, _gpu("norm", "add_layer_norm"), result="first"),
     "batch_norm": Row(norm.batch_norm, _gpu("norm", "batch_norm"), result="first", wide=(1, 2)),
