@@ -151,7 +151,9 @@ TABLE: dict[str, Row] = {
         conv.conv_transpose2d,
         {**_cpu("conv", "conv_transpose2d", _undone), **_gpu("conv", "conv_transpose2d", _taps)},
     ),
-    "attention": Row(attention.attention, _gpu("attention", "attention", _heads)),
+    "attention": Row(
+        attention.attention, {**_cpu("attention", "attention", _heads), **_gpu("attention", "attention", _heads)}
+    ),
     "layer_norm": Row(norm.layer_norm, _both("norm", "layer_norm"), result="first"),
     "add_layer_norm": Row(norm.add_layer_norm, _both("norm", "add_layer_norm"), result="first"),
     "batch_norm": Row(norm.batch_norm, _both("norm", "batch_norm", _comparing), result="first", wide=(1, 2)),
