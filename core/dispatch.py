@@ -100,9 +100,10 @@ def _comparing(inputs, attrs):
     return None if act in (None, "relu", "leaky_relu") else f"act is {act}, the kernel takes relu and leaky_relu"
 
 
-def _in_place(file, op):
-    """The row's Triton kernel of a state operation."""
-    return {"cuda": Kernel(f"kernels.gpu.{file}:{op}")}
+def _in_place(file, op, on_cpu=False):
+    """The row's kernels of a state operation."""
+    cpu = {"cpu": Kernel(f"kernels.cpu.{file}:{op}")} if on_cpu else {}
+    return {**cpu, "cuda": Kernel(f"kernels.gpu.{file}:{op}")}
 
 
 def _cpu(file, op, limits=_floating):
@@ -178,9 +179,9 @@ TABLE: dict[str, Row] = {
     ),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     "running_stats_": Row(norm.running_stats_, _in_place("norm", "running_stats_")),
-    "adam_": Row(optim.adam_, _in_place("optim", "adam_")),
-    "sgd_": Row(optim.sgd_, _in_place("optim", "sgd_")),
-    "clip_grad_norm_": Row(optim.clip_grad_norm_, _in_place("optim", "clip_grad_norm_")),
+    "adam_": Row(optim.adam_, _in_place("optim", "adam_", on_cpu=True)),
+    "sgd_": Row(optim.sgd_, _in_place("optim", "sgd_", on_cpu=True)),
+    "clip_grad_norm_": Row(optim.clip_grad_norm_, _in_place("optim", "clip_grad_norm_", on_cpu=True)),
     "advance_": Row(random.advance_, _in_place("optim", "advance_")),
     "cache_": Row(shape.cache_, _in_place("optim", "cache_")),
 }
