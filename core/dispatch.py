@@ -1,11 +1,14 @@
 """Which implementation runs: the one table of operations, and the one place where a choice is made.
 
 Each row of TABLE holds an operation's reference and, per device, the kernel that may replace it (with its dtypes and
-its limits in words) or the reason why there is none. `use` sets the mode, `explain` says what runs and why.
+its limits in words) or the reason why there is none. `use` sets the modes, `explain` says what runs and why.
 
     auto       the kernel where dtype and limits allow it, else the reference        (the default)
     kernels    an operation that has a kernel uses it or raises KernelLimit
     reference  no kernel
+
+A second mode, tf32, is read by products on a GPU: float32 goes through the tensor cores in three passes, as exact as
+float32, or in one with `use(tf32=True)`, about three digits for speed.
 """
 
 import contextlib
@@ -188,20 +191,31 @@ TABLE: dict[str, Row] = {
 
 MODES = ("auto", "kernels", "reference")
 _mode: ContextVar[str] = ContextVar("mode", default="auto")
+_tf32: ContextVar[bool] = ContextVar("tf32", default=False)
 _log: ContextVar[list | None] = ContextVar("log", default=None)
 _device: ContextVar[str | None] = ContextVar("device", default=None)
 
 
 @contextlib.contextmanager
-def use(mode: str):
-    """`with use("reference"):` chooses among implementations for the operations called inside."""
-    if mode not in MODES:
+def use(mode: str | None = None, *, tf32: bool | None = None):
+    """`with use("reference"):` chooses among implementations for the operations called inside; `with use(tf32=True):`
+    lets float32 products inside, forward or backward, take one TF32 pass. What is None stays as it is."""
+    if mode not in (None, *MODES):
         raise ValueError(f"use: mode is {mode!r}, should be one of {', '.join(MODES)}")
-    token = _mode.set(mode)
+    if not isinstance(tf32, bool | None):
+        raise ValueError(f"use: tf32 is {tf32!r}, should be True, False or None")
+    modes: list[tuple[ContextVar, object]] = [(_mode, mode), (_tf32, tf32)]
+    tokens = [(variable, variable.set(value)) for variable, value in modes if value is not None]
     try:
         yield
     finally:
-        _mode.reset(token)
+        for variable, token in tokens:
+            variable.reset(token)
+
+
+def tf32() -> bool:
+    """Whether a float32 product may take one TF32 pass, here and now."""
+    return _tf32.get()
 
 
 @contextlib.contextmanager

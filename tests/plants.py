@@ -200,6 +200,9 @@ PLANTS = {
         "arrays",
         "tests/test_dispatch.py",
     ),
+    "tf32-by-default": Plant(
+        "core/dispatch.py", '("tf32", default=False)', '("tf32", default=True)', "tests/test_launch.py"
+    ),
     "cross-attention-sees-padding": Plant(
         "models/transformer.py",
         "self.cross(h, memory, mask=memory_mask)",

@@ -8,7 +8,7 @@ import pytest
 
 import core.functional as F
 import core.random
-from core import Generator, KernelLimit, Tensor, explain, use
+from core import Generator, KernelLimit, Tensor, dispatch, explain, use
 from core.dispatch import TABLE, Kernel, Row, on, recording
 from core.op import Op
 
@@ -68,6 +68,19 @@ def test_use_nests_and_ends_when_its_body_raises():
     with pytest.raises(KeyError), use("reference"):
         raise KeyError
     assert ran(ZERO) == "fake"
+
+
+def test_modes_nest_apart():
+    with use(tf32=True):
+        with use("reference"):
+            assert ran(ZERO) == "reference" and dispatch.tf32()
+            with use("kernels", tf32=False):
+                assert ran(ZERO) == "fake" and not dispatch.tf32()
+            assert ran(ZERO) == "reference" and dispatch.tf32()
+        assert ran(ZERO) == "fake" and dispatch.tf32()
+        with use():
+            assert dispatch.tf32()
+    assert not dispatch.tf32()
 
 
 def test_use_is_one_threads_own_affair():

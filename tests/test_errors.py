@@ -287,6 +287,7 @@ ENGINE = {
     "generator-device": (lambda: Generator(0, "tpu"), ValueError, "device", "'tpu'", "'cpu' or 'cuda'"),
     "manual_seed-negative": (lambda: manual_seed(-1), ValueError, "seed", "-1", "[0, 2^64)"),
     "use-mode": (lambda: use("fast").__enter__(), ValueError, "use", "mode", "'fast'", "auto, kernels, reference"),
+    "use-tf32": (lambda: use(tf32="yes").__enter__(), ValueError, "use", "tf32", "'yes'", "True, False or None"),
     "explain-unknown": (lambda: explain("nope"), ValueError, "explain", "operation", "'nope'", "conv2d"),
 }
 
