@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,39 +29,46 @@ LOST = 0.05  # of a core's time: with more, somebody else is using it
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
 
 
+class Setting(NamedTuple):
+    """How a side runs; the last two are torch's."""
+
+    threads: int
+    policy: str = "passive"  # OMP_WAIT_POLICY
+    memory_format: str = "contiguous_format"
+
+    def __str__(self):
+        return f"{self.threads} threads, {self.policy}, {self.memory_format.removesuffix('_format')}"
+
+
 class Side:
     """A worker process, stopped except during its turns."""
 
-    def __init__(self, name, args, count, policy="passive", memory_format="contiguous_format", compiled=False):
-        self.label = name if name == "ours" else f"{policy}, {memory_format.split('_')[0]}, {count} threads"
-        options = ["--preset", args.preset, "--batch", str(args.batch), "--threads", str(count)]
-        options += ["--format", memory_format, *(["--compile"] if compiled else [])]
-        environment = {
-            **os.environ,
-            "OMP_WAIT_POLICY": policy,
-            "ASSAY_THREADS": str(count),
-            "OMP_NUM_THREADS": str(count),
-        }
+    def __init__(self, name, args, setting: Setting, compiled=False):
+        self.name, self.steps, self.peak = name, 1, 0.0
+        options = ["--preset", args.preset, "--batch", str(args.batch), "--threads", str(setting.threads)]
+        options += ["--format", setting.memory_format, *(["--compile"] if compiled else [])]
+        count = {key: str(setting.threads) for key in ("ASSAY_THREADS", "OMP_NUM_THREADS")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", name, args.model, *options],
-            env=environment,
+            env={**os.environ, "OMP_WAIT_POLICY": setting.policy, **count},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.steps, self.peak = 1, 0.0
         self._answer()
         self.process.send_signal(signal.SIGSTOP)
         self.steps = max(1, round(TURN / self.turn()))
 
     def _answer(self) -> dict:
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise ValueError(f"the process of {self.label} ended: see above")
+            raise ValueError(f"the process of {self.name} ended: see above")
         return json.loads(line)
 
     def turn(self) -> float:
         """Median seconds of a step in one turn."""
+        assert self.process.stdin is not None
         self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(f"{self.steps}\n")
         self.process.stdin.flush()
@@ -83,31 +91,29 @@ def check_idle():
         raise ValueError(f"a core lost {lost:.0%} of a second to other programs: timings would be wrong (see --anyway)")
 
 
-def best_torch(args) -> Side:
-    """torch in the setting that is fastest here."""
+def best_setting(args) -> Setting:
+    """The setting in which torch is fastest here."""
     formats = ("contiguous_format", "channels_last") if args.model in IMAGES else ("contiguous_format",)
-    settings = [(threads.COUNT, *s) for s in itertools.product(("active", "passive"), formats)]
-    best = _fastest(args, settings)
-    if threads.COUNT > 1:
-        best = _fastest(args, [best, (1, "passive", best[2])])
-    return Side("torch", args, *best, compiled=args.compile)
+    policies = ("active", "passive")
+    best = _fastest(args, [Setting(threads.COUNT, p, f) for p, f in itertools.product(policies, formats)])
+    return _fastest(args, [best, best._replace(threads=1)]) if threads.COUNT > 1 else best
 
 
-def _fastest(args, settings):
-    times = {}
+def _fastest(args, settings) -> Setting:
+    times = []
     for setting in tqdm(settings, "torch's settings", leave=False):
-        side = Side("torch", args, *setting)
-        times[setting] = min(side.turn() for _ in range(3))
+        side = Side("torch", args, setting)
+        times.append((min(side.turn() for _ in range(3)), setting))
         side.close()
-    return min(times, key=times.get)
+    return min(times)[1]
 
 
 def compare(args) -> dict:
     """Both sides, turn by turn: a row for the table."""
     if not args.anyway:
         check_idle()
-    torch = best_torch(args)
-    ours = Side("ours", args, int(torch.label.split()[-2]))
+    setting = best_setting(args)
+    torch, ours = Side("torch", args, setting, args.compile), Side("ours", args, Setting(setting.threads))
     try:
         pairs = [(ours.turn(), torch.turn()) for _ in tqdm(range(args.pairs), "pairs of turns")]
     finally:
@@ -120,7 +126,7 @@ def compare(args) -> dict:
         "preset": args.preset,
         "batch": args.batch,
         "compiled": args.compile,
-        "torch": torch.label,
+        "torch": str(setting),
         "ours_ms": 1e3 * statistics.median(a for a, _ in pairs),
         "torch_ms": 1e3 * statistics.median(b for _, b in pairs),
         "ratio": statistics.median(ratios),

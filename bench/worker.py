@@ -54,7 +54,7 @@ def check(trainer, twin, batch):
 def peak() -> float:
     """The most memory this process has held since `reset_peak`, in MiB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
 
 
 def reset_peak():
