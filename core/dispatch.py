@@ -128,7 +128,7 @@ TABLE: dict[str, Row] = {
     "add_layer_norm": Row(norm.add_layer_norm, _both("norm", "add_layer_norm"), result="first"),
     "batch_norm": Row(norm.batch_norm, _both("norm", "batch_norm", _comparing), result="first", wide=(1, 2)),
     "batch_norm_eval": Row(norm.batch_norm_eval, _both("norm", "batch_norm_eval", _comparing), result="first"),
-    "embedding": Row(shape.embedding, _gpu("embedding", "embedding")),
+    "embedding": Row(shape.embedding, _both("embedding", "embedding")),
     "dropout": Row(random.dropout, _both("random", "dropout")),
     "softmax": Row(losses.softmax, _gpu("losses", "softmax")),
     "log_softmax": Row(losses.log_softmax, _gpu("losses", "log_softmax")),
