@@ -1,5 +1,6 @@
 """What is measured, and what is made of the measurements.
 
+python -m bench step MODEL a training step beside PyTorch's, in turns; --help says how
 python -m bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
 python -m bench report     the tables, pages and pictures of bench/results again, and the README's
 """
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 
+from bench import step
 from models import MODELS
 from models.__main__ import positive
 
@@ -61,6 +63,15 @@ def main(arguments=None) -> int:
     all_rows = commands.add_parser("presets", help="the whole table")
     all_rows.set_defaults(run=presets)
     commands.add_parser("report", help="tables and pictures from bench/results").set_defaults(run=report)
+    stepping = commands.add_parser("step", help="a training step beside its twin in PyTorch")
+    stepping.add_argument("model", choices=MODELS)
+    stepping.add_argument("--preset", default="demo", help="default demo")
+    stepping.add_argument("--batch", type=int, default=0, help="0, the default: the preset's")
+    stepping.add_argument("--compile", action="store_true", help="torch.compile the twin")
+    stepping.add_argument("--pairs", type=positive, default=step.PAIRS, help=f"turns of each; default {step.PAIRS}")
+    stepping.add_argument("--anyway", action="store_true", help="measure though other programs use the cores")
+    stepping.add_argument("--record", action="store_true", help="keep the row in bench/results/cpu.json")
+    stepping.set_defaults(run=step.run)
     row = commands.add_parser("row", help="one row of it")
     row.add_argument("--model", choices=MODELS, required=True)
     row.add_argument("--preset", default="demo", help="default demo")

@@ -49,6 +49,11 @@ def probability(op, argument, p):
         fail(op, argument, repr(p), "a number in [0, 1]")
 
 
+def weight(op, argument, x):
+    if not isinstance(x, int | float | np.floating) or not 0 <= x < np.inf:
+        fail(op, argument, repr(x), "a finite number of at least 0")
+
+
 def pair(op, argument, value, least):
     """An integer or a pair of integers, each at least `least`, as a pair."""
     both = (value, value) if isinstance(value, numbers.Integral) else value

@@ -1,11 +1,14 @@
 """Which implementation runs: the one table of operations, and the one place where a choice is made.
 
 Each row of TABLE holds an operation's reference and, per device, the kernel that may replace it (with its dtypes and
-its limits in words) or the reason why there is none. `use` sets the mode, `explain` says what runs and why.
+its limits in words) or the reason why there is none. `use` sets the modes, `explain` says what runs and why.
 
     auto       the kernel where dtype and limits allow it, else the reference        (the default)
     kernels    an operation that has a kernel uses it or raises KernelLimit
     reference  no kernel
+
+A second mode, tf32, is read by products on a GPU: float32 goes through the tensor cores in three passes, as exact as
+float32, or in one with `use(tf32=True)`, about three digits for speed.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ import numpy as np
 
 from core import arrays
 from core.op import Op
-from core.reference import attention, conv, losses, matmul, norm, optim, pointwise, random, shape
+from core.reference import adversarial, attention, conv, losses, matmul, norm, optim, pointwise, random, shape
 
 
 class KernelLimit(ValueError):
@@ -43,9 +46,11 @@ class Kernel:
     def load(self):
         return _named(self.where)
 
-    def refusal(self, arrays_, attrs):
+    def refusal(self, arrays_, attrs, first=False):
+        """Why not these arguments, or None; the dtype that counts is the result's (that of the `first` input)."""
         arrays_ = [x for x in arrays_ if hasattr(x, "dtype")]
-        dtype = arrays.result_dtype(*arrays_)
+        dtype = arrays_[0].dtype if first else arrays.result_dtype(*arrays_)
+        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype  # a drawing is told it
         if dtype is not None and str(dtype) not in self.dtypes:
             return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
         return self.limits(arrays_, attrs)
@@ -79,6 +84,20 @@ def _taps(inputs, attrs):
     return None if taps <= 31 else f"the kernel has {taps} taps on an axis, 31 are the most"
 
 
+def _undone(inputs, attrs):
+    """The CPU's convolutions tell an activation's derivative from its result."""
+    return "gelu is not known from its result alone" if attrs["act"] == "gelu" else _kept(inputs, attrs)
+
+
+def _kept(inputs, attrs):
+    """What the CPU's epilogues can undo."""
+    if attrs["act"] == "gelu_tanh":
+        return "gelu_tanh is not among the kernel's activations"
+    if attrs["act"] == "leaky_relu" and not attrs["negative_slope"] >= 0:
+        return f"negative_slope is {attrs['negative_slope']}, which hides the sign that leaky_relu was given"
+    return _floating(inputs, attrs)
+
+
 def _comparing(inputs, attrs):
     act = attrs["act"]
     return None if act in (None, "relu", "leaky_relu") else f"act is {act}, the kernel takes relu and leaky_relu"
@@ -93,6 +112,16 @@ def _in_place(file, op, on_cpu=False):
 def _cpu(file, op, limits=_floating):
     """The row's Numba kernel, kernels/cpu/<file>.py:<op>."""
     return {"cpu": Kernel(f"kernels.cpu.{file}:{op}", ("float32",), limits)}
+
+
+def _whole(inputs, attrs):
+    return "it draws for whole batches only" if "offset" in attrs else None
+
+
+def _draws(name):
+    """The row's kernels of a drawing."""
+    on_gpu = Kernel(f"kernels.gpu.random:{name}", ("float32", "float16"), _whole)
+    return {"cpu": Kernel(f"kernels.cpu.random:{name}"), "cuda": on_gpu}
 
 
 def _gpu(file, op, limits=_floating):
@@ -119,25 +148,38 @@ TABLE: dict[str, Row] = {
     **{name: Row(op, _views("a view or a copy, no arithmetic")) for name, op in shape.MOVES.items()},
     "astype": Row(shape.MOVES["astype"], _views("a view or a copy, no arithmetic"), result="given"),
     **{name: Row(op, _gpu("pointwise", name)) for name, op in shape.REDUCTIONS.items()},
-    "matmul": Row(matmul.matmul, _gpu("matmul", "matmul")),
-    "linear": Row(matmul.linear, _gpu("matmul", "linear")),
-    "conv2d": Row(conv.conv2d, _gpu("conv", "conv2d", _taps)),
-    "conv_transpose2d": Row(conv.conv_transpose2d, _gpu("conv", "conv_transpose2d", _taps)),
-    "attention": Row(attention.attention, _gpu("attention", "attention", _heads)),
+    "matmul": Row(matmul.matmul, {"cpu": "reference by design: BLAS does all of it", **_gpu("matmul", "matmul")}),
+    "linear": Row(matmul.linear, {**_cpu("matmul", "linear", _kept), **_gpu("matmul", "linear")}),
+    "conv2d": Row(conv.conv2d, {**_cpu("conv", "conv2d", _undone), **_gpu("conv", "conv2d", _taps)}),
+    "conv_transpose2d": Row(
+        conv.conv_transpose2d,
+        {**_cpu("conv", "conv_transpose2d", _undone), **_gpu("conv", "conv_transpose2d", _taps)},
+    ),
+    "attention": Row(
+        attention.attention, {**_cpu("attention", "attention", _heads), **_gpu("attention", "attention", _heads)}
+    ),
     "layer_norm": Row(norm.layer_norm, _both("norm", "layer_norm"), result="first"),
     "add_layer_norm": Row(norm.add_layer_norm, _both("norm", "add_layer_norm"), result="first"),
     "batch_norm": Row(norm.batch_norm, _both("norm", "batch_norm", _comparing), result="first", wide=(1, 2)),
     "batch_norm_eval": Row(norm.batch_norm_eval, _both("norm", "batch_norm_eval", _comparing), result="first"),
     "embedding": Row(shape.embedding, _both("embedding", "embedding")),
     "dropout": Row(random.dropout, _both("random", "dropout")),
-    "softmax": Row(losses.softmax, _gpu("losses", "softmax")),
-    "log_softmax": Row(losses.log_softmax, _gpu("losses", "log_softmax")),
+    "softmax": Row(losses.softmax, _gpu("softmax", "softmax")),
+    "log_softmax": Row(losses.log_softmax, _gpu("softmax", "log_softmax")),
     "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),
     "linear_cross_entropy": Row(losses.linear_cross_entropy, _gpu("losses", "linear_cross_entropy")),
     "bce_with_logits": Row(losses.bce_with_logits, _gpu("variational", "bce_with_logits")),
+    "discriminator_loss": Row(adversarial.discriminator_loss, _gpu("adversarial", "discriminator_loss")),
+    "generator_loss": Row(adversarial.generator_loss, _gpu("adversarial", "generator_loss")),
     "gaussian_kl": Row(losses.gaussian_kl, _gpu("variational", "gaussian_kl")),
-    "reparameterize": Row(losses.reparameterize, _gpu("variational", "reparameterize")),
+    "reparameterize": Row(losses.reparameterize, _gpu("reparameterize", "reparameterize")),
     "elbo": Row(losses.elbo, _gpu("variational", "elbo")),
+    # Drawings: random numbers of a shape and dtype from the generator's key, f(shape, seed, draw, step, dtype). All.
+    **{name: Row(getattr(random, name), _draws(name)) for name in ("normal", "uniform")},
+    "keep_mask": Row(
+        random.keep_mask,
+        {"cpu": Kernel("kernels.cpu.random:keep_mask"), "cuda": "reference by design: kernels draw as they drop"},
+    ),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     "running_stats_": Row(norm.running_stats_, _in_place("norm", "running_stats_")),
     "adam_": Row(optim.adam_, _in_place("optim", "adam_", on_cpu=True)),
@@ -149,20 +191,31 @@ TABLE: dict[str, Row] = {
 
 MODES = ("auto", "kernels", "reference")
 _mode: ContextVar[str] = ContextVar("mode", default="auto")
+_tf32: ContextVar[bool] = ContextVar("tf32", default=False)
 _log: ContextVar[list | None] = ContextVar("log", default=None)
 _device: ContextVar[str | None] = ContextVar("device", default=None)
 
 
 @contextlib.contextmanager
-def use(mode: str):
-    """`with use("reference"):` chooses among implementations for the operations called inside."""
-    if mode not in MODES:
+def use(mode: str | None = None, *, tf32: bool | None = None):
+    """`with use("reference"):` chooses among implementations for the operations called inside; `with use(tf32=True):`
+    lets float32 products inside, forward or backward, take one TF32 pass. What is None stays as it is."""
+    if mode not in (None, *MODES):
         raise ValueError(f"use: mode is {mode!r}, should be one of {', '.join(MODES)}")
-    token = _mode.set(mode)
+    if not isinstance(tf32, bool | None):
+        raise ValueError(f"use: tf32 is {tf32!r}, should be True, False or None")
+    modes: list[tuple[ContextVar, object]] = [(_mode, mode), (_tf32, tf32)]
+    tokens = [(variable, variable.set(value)) for variable, value in modes if value is not None]
     try:
         yield
     finally:
-        _mode.reset(token)
+        for variable, token in tokens:
+            variable.reset(token)
+
+
+def tf32() -> bool:
+    """Whether a float32 product may take one TF32 pass, here and now."""
+    return _tf32.get()
 
 
 @contextlib.contextmanager
@@ -185,7 +238,7 @@ def choose(name: str, inputs, attrs) -> tuple:
         return row.reference, kernel
     if mode == "reference":
         return row.reference, "mode is 'reference'"
-    refusal = kernel.refusal(inputs, attrs)
+    refusal = kernel.refusal(inputs, attrs, row.result == "first")
     if refusal is None:
         return kernel.load(), f"{kernel.where} takes these arguments"
     if mode == "kernels":
@@ -217,7 +270,7 @@ def backward(op: Op, saved, dy, needs, attrs) -> tuple:
 
 
 def run_(name: str, *inputs, **attrs):
-    """Run one state operation, which writes into the arrays it is given."""
+    """Run one operation without a gradient: a drawing, or a state operation, which writes into its arrays."""
     op, _ = choose(name, inputs, attrs)
     record(name, op)
     with np.errstate(all="ignore"):
@@ -244,10 +297,18 @@ def _upcast(x):
 # --- what ran, and why ----------------------------------------
 
 
+BACKENDS = {"kernels.gpu": "triton", "kernels.cpu": "numba"}  # of plain functions, by where they stand
+
+
+def backend(op) -> str:
+    """Who computes: an Op says so itself."""
+    return op.backend if isinstance(op, Op) else BACKENDS.get(".".join(op.__module__.split(".")[:2]), "reference")
+
+
 def record(name, op):
     log = _log.get()
     if log is not None:
-        log.append((name, getattr(op, "backend", "reference")))
+        log.append((name, backend(op)))
 
 
 @contextlib.contextmanager
@@ -274,7 +335,7 @@ def explain(subject, *inputs, **attrs):
     if inputs:
         values = [getattr(x, "data", x) if not hasattr(x, "__array_interface__") else x for x in inputs]
         op, why = choose(subject, values, attrs)
-        return f"{subject}: {getattr(op, 'backend', 'reference')} ({why})"
+        return f"{subject}: {backend(op)} ({why})"
     row = TABLE[subject]
     words = []
     for device in ("cpu", "cuda"):

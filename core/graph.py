@@ -64,7 +64,9 @@ class Node:
 
 
 def walk(source, dy, retain_graph):
-    """Visit the nodes behind `source` from the last made to the first, carrying gradients along the edges."""
+    """Visit the nodes behind `source` from the last made to the first, carrying gradients along the edges.
+
+    Gives (leaf, its gradient, whether nothing else refers to that array) for every leaf that was reached."""
     root, index = source
     pending: dict = {}  # id of a node or leaf -> its outputs' gradients so far, each (array, owned by the engine?)
     _add(pending, root, index, dy, False)
@@ -83,8 +85,12 @@ def walk(source, dy, retain_graph):
             if not isinstance(target, Node):
                 leaves[id(target)] = target
         _free(node, retain_graph)
-    for leaf in leaves.values():
-        g, owned = pending[id(leaf)][0]
+    return [(leaf, *pending[key][0]) for key, leaf in leaves.items()]
+
+
+def accumulate(gradients):
+    """Add what `walk` gave to the leaves' `.grad`."""
+    for leaf, g, owned in gradients:
         if leaf.grad is None:
             leaf.grad = g if owned else arrays.array_module(g).array(g)
         else:

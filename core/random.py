@@ -6,6 +6,8 @@ numbers themselves are a pure function of these, see core/reference/random.py.
 """
 
 import contextlib
+import copy
+import math
 import threading
 from contextvars import ContextVar
 
@@ -26,6 +28,7 @@ class Generator:
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
             raise ValueError(f"Generator: seed is {seed!r}, should be an integer in [0, 2^64)")
         self.seed, self.draw = int(seed), 0
+        self.share: tuple | None = None  # (start, stop): it draws for these examples of a batch only
         self.xp = arrays.module_for(device)
         self.step = self.xp.zeros((), np.int64)
 
@@ -33,6 +36,21 @@ class Generator:
         """The arguments of the next draw: seed, draw and the step array."""
         draw, self.draw = self.draw, self.draw + 1
         return {"seed": self.seed, "draw": draw, "step": self.step}
+
+    def offset(self, shape) -> int:
+        """The number of the first element of a draw of `shape`: in a part of a batch, where it lies in the whole."""
+        if self.share is None:
+            return 0
+        start, stop = self.share
+        if not shape or shape[0] != stop - start:
+            raise ValueError(f"a part of a batch draws numbers of shape {shape}, should have its examples first")
+        return start * math.prod(shape[1:])
+
+    def part(self, start: int, stop: int) -> "Generator":
+        """A generator that draws what examples start to stop have when the whole batch draws."""
+        part = copy.copy(self)
+        part.share = (start, stop)
+        return part
 
     def advance_(self):
         """End a training step: draws restart at 0 under the next step number."""
@@ -85,26 +103,57 @@ def _recorded(x):
     return x
 
 
+def recording() -> bool:
+    """Whether draws are being recorded, which needs them one after the other."""
+    return _draws.get() is not None
+
+
+def _next(shape) -> dict:
+    """The arguments of the current generator's next draw, which has this shape."""
+    generator = current()
+    offset = generator.offset(shape)
+    return {**generator.next(), **({"offset": offset} if offset else {})}
+
+
+def _run(name, shape, *arguments, seed, draw, step, **attrs):
+    return _recorded(dispatch.run_(name, shape, *arguments, seed, draw, step, **attrs))
+
+
 def normal(shape, dtype=np.float32):
     """Standard normals of the current generator, as an array of `shape`."""
-    return _recorded(reference.normal(shape, **current().next(), dtype=dtype))
+    return _run("normal", shape, **_next(shape), dtype=np.dtype(dtype))
 
 
 def uniform(shape, dtype=np.float32):
     """Uniform numbers in [0, 1) of the current generator, as an array of `shape`."""
-    return _recorded(reference.uniform(shape, **current().next(), dtype=dtype))
+    return _run("uniform", shape, **_next(shape), dtype=np.dtype(dtype))
 
 
 def dropout_draw(shape, p: float, mask=None):
     """What an operation with dropout needs: (mask or None, step or None, {"seed", "draw"}).
 
-    The mask is left to the operation, which may draw it in registers, unless it is given or draws are recorded."""
+    The mask is left to the operation, which may draw it in registers, unless it is given, recorded, or of a part."""
     if mask is not None or p == 0:
         return mask, None, {"seed": 0, "draw": 0}
-    key = current().next()
-    if _draws.get() is not None:
-        mask = _recorded(reference.keep_mask(shape, p, **key))
-    return mask, key.pop("step"), key
+    key = _next(shape)
+    if recording() or current().share:
+        return _run("keep_mask", shape, p, **key), None, {"seed": 0, "draw": 0}
+    return None, key.pop("step"), key
+
+
+def normal_draw(shape, dtype, noise=None):
+    """What an operation with noise needs: (noise or None, step or None, {"seed", "draw"}).
+
+    Unless it is given or of a part, the operation draws it, in registers where it can; `record` sees the same numbers.
+    """
+    if noise is not None:
+        return noise, None, {"seed": 0, "draw": 0}
+    key = _next(shape)
+    if current().share:
+        return _run("normal", shape, **key, dtype=np.dtype(dtype)), None, {"seed": 0, "draw": 0}
+    if recording():
+        _run("normal", shape, **key, dtype=np.dtype(dtype))
+    return None, key.pop("step"), key
 
 
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numbers
 import numpy as np
 
 from core import arrays, dispatch
-from core.graph import Node, grad_enabled, walk
+from core.graph import Node, accumulate, grad_enabled, walk
 
 
 class Tensor:
@@ -80,6 +80,10 @@ class Tensor:
         dy: array or Tensor of self's shape; may be left out where self is a scalar. What the nodes saved is freed on
         the way unless `retain_graph`. Raises RuntimeError on a second call, or where an input was changed in place.
         """
+        accumulate(self.gradients(dy, retain_graph))
+
+    def gradients(self, dy=None, retain_graph: bool = False) -> list:
+        """What `backward` adds, as (leaf, array, whether it is nobody else's), with no `.grad` touched."""
         if not self.requires_grad:
             raise RuntimeError("backward: this tensor does not require a gradient")
         xp = arrays.array_module(self.data)
@@ -90,7 +94,7 @@ class Tensor:
         dy = xp.asarray(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
         if dy.shape != self.shape:
             raise ValueError(f"backward: dy has shape {dy.shape}, should be {self.shape}")
-        walk(self._source(), dy, retain_graph)
+        return walk(self._source(), dy, retain_graph)
 
     def __repr__(self):
         return f"Tensor({self.numpy()}{', requires_grad=True' if self.requires_grad else ''})"

@@ -60,7 +60,8 @@ def check(args):
     cases = [*BENCH, *(CASES if args.all_cases else _first_cases(CASES, {c.op for c in BENCH}))]
     cases = [c for c in cases if args.case in c.name and (not args.ops or c.op in args.ops)]
     archs = [ARCHITECTURES[name] for name in args.arch.split(",")]
-    results = check.check(cases, archs, args.workers)
+    with dispatch.use(tf32=args.tf32):
+        results = check.check(cases, archs, args.workers)
     print(check.table(results))
     bad = [r for r in results if r.fault and not r.fault.startswith("(")]
     print(f"{len(results)} compilations, {len(bad)} with faults")
@@ -94,6 +95,7 @@ def main(arguments=None) -> int:
     checking.add_argument("--case", default="", help="only cases whose name holds this")
     checking.add_argument("--all-cases", action="store_true", help="the tests' shapes too, not only the models' own")
     checking.add_argument("--workers", type=int, default=2, help="processes that compile; default 2")
+    checking.add_argument("--tf32", action="store_true", help="float32 products in one TF32 pass, as in use(tf32=True)")
     checking.set_defaults(run=check)
     tuning = commands.add_parser("tune", help="time a kernel's configurations on this GPU")
     tuning.add_argument("family", help="the file of kernels/blocks, without .json")

@@ -28,7 +28,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 import core.functional as F
-from core import Tensor, dispatch
+from core import Tensor, dispatch, random
 from kernels.launch import Launch, recording
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -116,7 +116,7 @@ def collect(cases, arch, dtypes=("float32", "float16")) -> list[Spec]:
             with contextlib.suppress(dispatch.KernelLimit):
                 outputs, _ = run(case, case.arrays(dtype))
                 backward_all(outputs, random_dys(case, outputs, dtype))
-        if any("dropped" in case.name or case.op == "dropout" for case in cases):
+        if any("dropped" in case.name or case.op in ("dropout", "reparameterize") for case in cases):
             drawn(dtype)
 
     found: dict = {}
@@ -128,11 +128,14 @@ def collect(cases, arch, dtypes=("float32", "float16")) -> list[Spec]:
 
 
 def drawn(dtype):
-    """What no case has: dropout whose mask the kernels draw themselves, since torch's would be another."""
+    """What no case has: masks and noise that the kernels draw themselves, since torch's would be others."""
     x, w = Tensor(np.ones((4096, 256), dtype), requires_grad=True), np.ones(256, dtype)
     F.dropout(x, 0.1).backward(x.data)
     F.add_layer_norm(x, x.data, w, w, dropout_p=0.1)[0].backward(x.data)
     F.batch_norm(x, None, None, w, w, True, act="leaky_relu", dropout_p=0.3).backward(x.data)
+    F.reparameterize(x, x).backward(x.data)
+    random.normal(x.shape, dtype)
+    random.uniform(x.shape, dtype)
 
 
 def compiled(job) -> Result:

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from core import optim
+from core import optim, parallel, threads
 from models import data, text
 from models.trainer import Trainer, dataset
 
@@ -64,18 +64,16 @@ class TokenTrainer(Trainer):
                     f"feed: {name} has ids from {ids.min()} to {ids.max()}, should be in [0, {self.vocab})"
                 )
 
-    def loss(self):
-        """The loss of self.inputs, a scalar Tensor."""
+    def part_loss(self, start, stop):
+        """Of examples start to stop of self.inputs: ((summed loss,), 1 / tokens in the whole batch)."""
         raise TypeError(f"{type(self).__name__} has no loss")
 
     def train_step(self):
-        loss = self.loss()
         self.model.zero_grad()
-        loss.backward()
+        (self.losses[0],) = parallel.backward(self.part_loss, self.config.batch, min(threads.COUNT, self.config.batch))
         self.losses[1] = optim.clip_grad_norm_(self.model.parameters(), self.config.clip)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        self.losses[0] = loss.data
 
     def metadata(self):
         return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}

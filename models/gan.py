@@ -5,7 +5,8 @@ A generator turns noise into images, a discriminator tells them from real ones; 
     discriminator   maximise  log D(x) + log(1 - D(G(z)))
     generator       maximise  log D(G(z))                 ("non-saturating": its gradient lives while D is winning)
 
-with D = sigmoid(logit), so that both are binary cross entropies on logits. Images lie in [-1, 1], as tanh's do.
+with D = sigmoid(logit), so that both are binary cross entropies on logits (F.discriminator_loss, F.generator_loss;
+there are minimax and hinge, too). Images lie in [-1, 1], as tanh's do.
 
 N batch, Z latent, C channels. # next: core/functional/conv.py, core/reference/conv.py
 """
@@ -16,11 +17,10 @@ import numpy as np
 
 import core.functional as F
 from core import Tensor, nn, no_grad, optim, random
+from core.reference.adversarial import KINDS
 from models.families import ImageTrainer
 from models.measures import image_figures
 from models.trainer import Config
-
-LOSSES = ("non_saturating", "minimax", "hinge")
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,6 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config), Discriminator(config)
 
 
-def discriminator_loss(real, fake, kind):
-    """Logits of real and generated images -> what the discriminator minimises."""
-    if kind == "hinge":  # Lim & Ye 2017
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    return F.bce_with_logits(real, 1.0) + F.bce_with_logits(fake, 0.0)
-
-
-def generator_loss(fake, kind):
-    """Logits of generated images -> what the generator minimises."""
-    if kind == "hinge":
-        return -fake.mean()
-    if kind == "minimax":
-        return -F.bce_with_logits(fake, 0.0)
-    return F.bce_with_logits(fake, 1.0)
-
-
 class GANTrainer(ImageTrainer):
     """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]."""
 
@@ -131,8 +115,8 @@ class GANTrainer(ImageTrainer):
 
     def build(self):
         c = self.config
-        if c.loss not in LOSSES:
-            raise ValueError(f"GANConfig: loss is {c.loss!r}, should be one of {', '.join(LOSSES)}")
+        if c.loss not in KINDS:
+            raise ValueError(f"GANConfig: loss is {c.loss!r}, should be one of {', '.join(KINDS)}")
         self.model = GAN(c)
         schedule = optim.cosine(c.lr, c.steps, floor=c.floor)
         self.optimizers = {
@@ -149,7 +133,7 @@ class GANTrainer(ImageTrainer):
 
     def _train_discriminator(self, real, fake):
         d, optimizer = self.model.discriminator, self.optimizers["discriminator"]
-        loss = discriminator_loss(d(real), d(fake), self.config.loss)
+        loss = F.discriminator_loss(d(real), d(fake), kind=self.config.loss)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -159,7 +143,7 @@ class GANTrainer(ImageTrainer):
         d, optimizer = self.model.discriminator, self.optimizers["generator"]
         with d.frozen():
             features = d.features(fake)
-            loss = generator_loss(d.dense(features), self.config.loss)
+            loss = F.generator_loss(d.dense(features), kind=self.config.loss)
             if self.config.feature_matching:
                 with no_grad():
                     wanted = d.features(real).mean(axis=0)

@@ -143,8 +143,9 @@ class GPTTrainer(TokenTrainer):
         if full * t < len(ids) - 1:
             yield ids[None, full * t : -1], ids[None, full * t + 1 :]
 
-    def loss(self):
-        return self.model.loss(self.inputs["ids"], self.inputs["targets"])
+    def part_loss(self, start, stop):
+        ids, targets = (a[start:stop] for a in self.inputs.values())
+        return (self.model.loss(ids, targets, reduction="sum"),), 1 / self.inputs["targets"].size
 
     def generate(self, prompt=None, n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed=0, number=0) -> str:
         """`prompt` (or else how the training text begins) and n more tokens; seed and number choose the draws.

@@ -14,14 +14,11 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import threadpoolctl
-
-from core import checkpoint
+from core import checkpoint, threads
 from models import MODELS, data, text
 
 FORMAT = 1
@@ -67,7 +64,7 @@ class Run:
             "seed": seed,
             "data": describe_data(kind, data_path),
             "versions": versions(),
-            "threads": threads(),
+            "threads": threads.COUNT,  # part of what makes two runs bit for bit the same
         }
         run = cls(folder, settings)
         run.refuse_if_saved()
@@ -162,13 +159,7 @@ def describe_data(kind, path) -> dict:
 
 def versions() -> dict:
     found = {"python": platform.python_version()}
-    for name in ("numpy", "scipy", "cupy-cuda13x", "tokenizers", "safetensors"):
+    for name in ("numpy", "numba", "scipy", "cupy-cuda13x", "tokenizers", "safetensors"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def threads() -> int:
-    """Threads that the BLAS library uses; part of what makes two runs bit for bit the same."""
-    pools = [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-    return max(pools, default=len(os.sched_getaffinity(0)))

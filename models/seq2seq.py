@@ -147,8 +147,10 @@ class Seq2SeqTrainer(TokenTrainer):
         for i in range(0, len(self.test_ids[0]), self.config.batch):
             yield tuple(a[i : i + self.config.batch] for a in self.test_ids)
 
-    def loss(self):
-        return self.model.loss(*self.inputs.values(), label_smoothing=self.config.label_smoothing)
+    def part_loss(self, start, stop):
+        arrays, words = (a[start:stop] for a in self.inputs.values()), (self.inputs["target"] != PAD).sum()
+        loss = self.model.loss(*arrays, label_smoothing=self.config.label_smoothing, reduction="sum")
+        return (loss,), 1 / words
 
     def translate(self, sentence: str, beams: int = 4) -> str:
         """One sentence, by beam search; beams=1 is greedy. Words beyond the model's length are cut off."""

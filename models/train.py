@@ -15,8 +15,9 @@ import time
 
 from tqdm import tqdm
 
+from core import threads
 from models.pictures import save_losses, save_samples
-from models.runs import Run, RunError, threads, versions
+from models.runs import Run, RunError, versions
 
 ERRORS = (ValueError, IndexError, TypeError, OSError, RuntimeError, MemoryError)  # commands report them in one line
 SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
@@ -112,7 +113,7 @@ def resume(folder, *, steps=None, device="cpu", save_every=None):
             note(f"{folder}: {planned} steps were planned; a schedule of the learning rate now reaches to {steps}")
             run.settings["config"]["steps"] = steps
             run.write_settings()
-        for name, now in (("threads", threads()), ("versions", versions())):
+        for name, now in (("threads", threads.COUNT), ("versions", versions())):
             if run.settings[name] != now:
                 note(f"{folder}: {name} differ from the run's ({run.settings[name]}, now {now}): not the same bits")
         return run, trainer, train(run, trainer, save_every)

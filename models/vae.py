@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import core.functional as F
-from core import Tensor, nn, optim, random
+from core import Tensor, nn, optim, parallel, random, threads
 from models.families import ImageTrainer
 from models.measures import image_figures
 from models.trainer import Config
@@ -99,15 +99,18 @@ class VAETrainer(ImageTrainer):
         self.optimizers = {"vae": optim.Adam(self.model.named_parameters(), optim.cosine(c.lr, c.steps))}
         self.inputs = self.image_inputs()
 
-    def train_step(self):
-        x, optimizer = Tensor(self.inputs["images"]), self.optimizers["vae"]
+    def part_loss(self, start, stop):
+        """Of images start to stop of the batch: ((-ELBO, reconstruction, KL), their share of the batch)."""
+        x = Tensor(self.inputs["images"][start:stop])
         logits, mu, logvar = self.model(x)
-        parts = F.elbo(logits, x, mu, logvar, beta=self.beta, parts=True)
+        return F.elbo(logits, x, mu, logvar, beta=self.beta, parts=True), (stop - start) / self.config.batch
+
+    def train_step(self):
+        n, optimizer = self.config.batch, self.optimizers["vae"]
         optimizer.zero_grad()
-        parts[0].backward()
+        for i, loss in enumerate(parallel.backward(self.part_loss, n, min(threads.COUNT, n))):
+            self.losses[i] = loss
         optimizer.step()
-        for i, part in enumerate(parts):
-            self.losses[i] = part.data
 
     def sample(self, n: int, seed: int = 0):
         """n images decoded from the prior, NumPy (n, 28, 28) in [0, 1]: the probability of each pixel."""

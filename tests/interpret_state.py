@@ -9,8 +9,8 @@ import numpy as np
 
 import core.functional as F
 import kernels.gpu.losses as gpu_losses
-from core import Generator, Tensor, nn, optim
-from core.dispatch import on, run_, use
+from core import Generator, Tensor, nn, optim, random
+from core.dispatch import forward, on, recording, run_, use
 from core.reference import random as reference
 from kernels import launch
 from kernels.gpu import random as gpu_random
@@ -74,6 +74,7 @@ def main():
     cache_and_step()
     drawn_masks()
     noise()
+    noise_drawn_again()
     chunks()
     print("kernels launched:", " ".join(sorted(launch.COUNT)))
 
@@ -114,7 +115,29 @@ def noise():
     exact = reference.normal((5, 41), 11, 2, step, np.float64)
     rounded = reference.normal((5, 41), 11, 2, step, np.float32)
     judge("normal", [Draw(gpu_random.normal((5, 41), 11, 2, step, np.float32), exact, rounded)], np.float32)
+    bits = gpu_random.uniform((5, 41), 11, 2, step, np.float32), reference.uniform((5, 41), 11, 2, step, np.float32)
+    assert np.array_equal(*bits)
     print("noise")
+
+
+def noise_drawn_again():
+    """reparameterize draws what `normal` draws, forward and backward, and keeps none of it; all by kernels."""
+    mu, logvar, dz = RNG.standard_normal((3, 5, 41)).astype("f")
+    found = []
+    with on("cuda"), use("kernels"), recording() as log:
+        with Generator(11):
+            given = random.normal(mu.shape)
+        for noise in (given, None):
+            leaves = [Tensor(x, requires_grad=True) for x in (mu, logvar)]
+            with Generator(11):
+                z = F.reparameterize(*leaves, noise=noise)
+            z.backward(dz)
+            found.append((z.data, *(leaf.grad for leaf in leaves)))
+        _, step, key = random.normal_draw(mu.shape, np.float32)
+        _, _, saved = forward("reparameterize", [mu, logvar, None, step], key)
+    assert all(np.array_equal(one, other) for one, other in zip(*found)) and {b for _, b in log} == {"triton"}, log
+    assert all(x is None or x.size == 1 or np.shares_memory(x, logvar) for x in saved)
+    agree("reparameterize", lambda m, v, n: [F.reparameterize(m, v, noise=n).data], mu, logvar, given)
 
 
 def chunks():

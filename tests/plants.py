@@ -118,12 +118,13 @@ PLANTS = {
     ),
     "ignored-targets-counted-in-the-mean": op(
         "losses.py",
-        "losses, lse = _rows(flat, t, label_smoothing, ignore_index)\n    count = (t != ignore_index).sum()",
-        "losses, lse = _rows(flat, t, label_smoothing, ignore_index)\n    count = (t == t).sum()",
+        "losses, lse = _rows(flat, t, label_smoothing, ignore_index, z_loss)\n    count = (t != ignore_index).sum()",
+        "losses, lse = _rows(flat, t, label_smoothing, ignore_index, z_loss)\n    count = (t == t).sum()",
         "cross_entropy",
     ),
     "ignored-targets-have-a-gradient": op("losses.py", "xp.where(kept, scale, 0)[:, None]", "scale", "cross_entropy"),
     "smoothing-forgotten-in-backward": op("losses.py", "d -= smoothing / logits.shape[1]", "pass", "cross_entropy"),
+    "z-loss-gradient-halved": op("losses.py", "1 + 2 * z_loss * lse.sum", "1 + z_loss * lse.sum", "cross_entropy"),
     "dilation-forgotten-in-narrow-conv": op("conv.py", "top, left = i * dilation[0],", "top, left = i,", "conv2d"),
     "leaky-slope-forgotten-in-backward": op(
         "pointwise.py", "(1 - positive) * negative_slope", "(1 - positive)", "relu"
@@ -136,6 +137,13 @@ PLANTS = {
         "dy.reshape(-1, shape[1])[order][starts]",
         "embedding",
     ),
+    "discriminator-real-gradient-halved": op(
+        "adversarial.py", "_gradient(real, dy, term, -1)", "_gradient(real, dy / 2, term, -1)", "discriminator_loss"
+    ),
+    "hinge-gradient-at-its-kink": op(
+        "adversarial.py", "xp.where(1 + x <= 0, 0, 1)", "xp.where(1 + x < 0, 0, 1)", "discriminator_loss"
+    ),
+    "minimax-generator-sign": op("adversarial.py", '("softplus", 1, -1)', '("softplus", 1, 1)', "generator_loss"),
     "elbo-beta-forgotten-in-backward": op("losses.py", "(dloss * beta + dkl) / n", "(dloss + dkl) / n", "elbo"),
     "long-sums-in-float32": Plant(
         "core/arrays.py", "dtype=np.float64 if wide else x.dtype", "dtype=x.dtype", f"{OPS} -k sum/"
@@ -164,8 +172,8 @@ PLANTS = {
     ),
     "discriminator-sees-its-targets-swapped": Plant(
         "models/gan.py",
-        "F.bce_with_logits(real, 1.0) + F.bce_with_logits(fake, 0.0)",
-        "F.bce_with_logits(real, 0.0) + F.bce_with_logits(fake, 1.0)",
+        "F.discriminator_loss(d(real), d(fake)",
+        "F.discriminator_loss(d(fake), d(real)",
         "tests/test_twins.py -k gan",
     ),
     "generator-trains-through-a-detached-image": Plant(
@@ -179,6 +187,21 @@ PLANTS = {
         "std = array_module(mu).exp(0.5 * logvar)",
         "std = array_module(mu).exp(logvar)",
         f"{OPS} tests/test_twins.py -k reparameterize/",
+    ),
+    "reparameterize-draws-other-noise-backward": Plant(
+        "core/reference/losses.py",
+        "_noise(dz, noise, step, seed, draw)",
+        "_noise(dz, noise, step, seed, draw + 1)",
+        "tests/test_reparameterize.py",
+    ),
+    "float64-normals-by-a-float32-kernel": Plant(
+        "core/dispatch.py",
+        'np.dtype(attrs["dtype"]) if "dtype" in attrs else arrays',
+        "arrays",
+        "tests/test_dispatch.py",
+    ),
+    "tf32-by-default": Plant(
+        "core/dispatch.py", '("tf32", default=False)', '("tf32", default=True)', "tests/test_launch.py"
     ),
     "cross-attention-sees-padding": Plant(
         "models/transformer.py",
@@ -227,6 +250,15 @@ PLANTS = {
         "first = (r + 1 + AXIS.padding) // AXIS.gcd",
         "conv_transpose2d",
         "stride-2-gan",
+    ),
+    "gpu-z-loss-without-its-top": gpu(
+        "losses.py", "z_loss * (top + rest) * (top + rest)", "z_loss * rest * rest", "cross_entropy", "z-loss"
+    ),
+    "gpu-hinge-gradient-at-its-kink": gpu(
+        "adversarial.py",
+        "tl.where(1.0 + x <= 0.0, 0.0, 1.0)",
+        "tl.where(1.0 + x < 0.0, 0.0, 1.0)",
+        "discriminator_loss",
     ),
     "gpu-bce-log1p-lost": gpu(
         "common.py", "tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0))", "tl.log(u)", "bce_with_logits", "confident"

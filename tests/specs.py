@@ -11,9 +11,9 @@ never chosen turns a test red; `covered` says which operations a list of cases r
 from core import Tensor
 from core.dispatch import TABLE, recording
 from core.op import Op
-from tests.cases import bench, image, layers, losses, pointwise, shape
+from tests.cases import adversarial, bench, image, layers, losses, pointwise, shape
 
-CASES = [*pointwise.CASES, *shape.CASES, *image.CASES, *layers.CASES, *losses.CASES]
+CASES = [*pointwise.CASES, *shape.CASES, *image.CASES, *layers.CASES, *losses.CASES, *adversarial.CASES]
 BENCH = bench.CASES
 BY_NAME = {case.name: case for case in [*CASES, *BENCH]}
 SMOOTH = [case for case in CASES if case.smooth]
@@ -26,7 +26,7 @@ FAMILIES = {
     "normalisation": ("layer_norm", "add_layer_norm", "batch_norm", "batch_norm_eval"),
     "losses": (
         *("softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
-        *("bce_with_logits", "gaussian_kl", "reparameterize", "elbo"),
+        *("bce_with_logits", "gaussian_kl", "reparameterize", "elbo", "discriminator_loss", "generator_loss"),
     ),
     "elementwise": tuple(sorted({case.op for case in pointwise.CASES})),
     "shape and sums": tuple(sorted({case.op for case in shape.CASES} - {"matmul", "linear"})),

@@ -173,6 +173,14 @@ LOSSES = {
         "'mean'",
     ),
     "cross_entropy-int": (ce(i(3, 4), i(3)), TypeError, "cross_entropy", "logits", "int64", "floating"),
+    "cross_entropy-z_loss-negative": (
+        ce(f(3, 4), i(3), z_loss=-0.1),
+        *(ValueError, "cross_entropy", "z_loss", "-0.1", "at least 0"),
+    ),
+    "linear_cross_entropy-z_loss-nan": (
+        lce(f(3, 4), f(7, 4), i(3), z_loss=float("nan")),
+        *(ValueError, "linear_cross_entropy", "z_loss", "nan", "at least 0"),
+    ),
     "linear_cross_entropy-w": (lce(f(3, 4), f(4), i(3)), ValueError, "linear_cross_entropy", "w ", "(4,)", "(V, D)"),
     "linear_cross_entropy-D": (lce(f(3, 4), f(7, 5), i(3)), ValueError, "linear_cross_entropy", "D", "4", "5"),
     "linear_cross_entropy-target": (
@@ -204,6 +212,19 @@ LOSSES = {
         *(ValueError, "reparameterize", "noise", "(2,)"),
     ),
     "reparameterize-grad": (lambda: F.reparameterize(f(3), f(3), noise=leaf(3)), TypeError, "reparameterize", "noise"),
+    "discriminator_loss-kind": (
+        lambda: F.discriminator_loss(f(3), f(2), kind="wgan"),
+        *(ValueError, "discriminator_loss", "kind", "'wgan'", "'hinge'"),
+    ),
+    "discriminator_loss-int": (
+        lambda: F.discriminator_loss(f(3), i(2), kind="hinge"),
+        *(TypeError, "discriminator_loss", "fake", "int64", "floating"),
+    ),
+    "generator_loss-kind": (
+        lambda: F.generator_loss(f(3), kind=None),
+        *(ValueError, "generator_loss", "kind", "None", "'minimax'"),
+    ),
+    "generator_loss-int": (lambda: F.generator_loss(i(3), kind="hinge"), TypeError, "generator_loss", "fake", "int64"),
     "elbo-x": (lambda: F.elbo(f(2, 3), f(2, 4), f(2, 1), f(2, 1)), ValueError, "elbo", "x ", "(2, 4)", "(2, 3)"),
     "elbo-x-grad": (lambda: F.elbo(f(2, 3), leaf(2, 3), f(2, 1), f(2, 1)), TypeError, "elbo", "x ", "gradient"),
     "elbo-batch": (lambda: F.elbo(f(2, 3), f(2, 3), f(4, 1), f(4, 1)), ValueError, "elbo", "mu", "(4, 1)", "(2, 3)"),
@@ -266,6 +287,7 @@ ENGINE = {
     "generator-device": (lambda: Generator(0, "tpu"), ValueError, "device", "'tpu'", "'cpu' or 'cuda'"),
     "manual_seed-negative": (lambda: manual_seed(-1), ValueError, "seed", "-1", "[0, 2^64)"),
     "use-mode": (lambda: use("fast").__enter__(), ValueError, "use", "mode", "'fast'", "auto, kernels, reference"),
+    "use-tf32": (lambda: use(tf32="yes").__enter__(), ValueError, "use", "tf32", "'yes'", "True, False or None"),
     "explain-unknown": (lambda: explain("nope"), ValueError, "explain", "operation", "'nope'", "conv2d"),
 }
 

@@ -57,7 +57,9 @@ def test_masked_loads_say_what_lies_beyond(path, tree):
 
 @pytest.mark.parametrize(("path", "tree"), KERNELS)
 def test_dots_name_their_precision(path, tree):
-    assert not [ast.unparse(c) for c in calls(tree, "dot") if "input_precision" not in keywords(c)]
+    """By the constant that follows `use(tf32=...)`, none by a word of its own."""
+    named = [{k.arg: ast.unparse(k.value) for k in call.keywords} for call in calls(tree, "dot")]
+    assert all(given.get("input_precision") == "PRECISION" for given in named), named
 
 
 @pytest.mark.parametrize(("path", "tree"), KERNELS)

@@ -12,7 +12,8 @@ from core import dispatch
 from core.dispatch import explain, on, use
 from kernels import launch as launcher
 from tests.cases.inputs import F
-from tests.specs import BY_NAME, run
+from tests.comparing import backward_all, random_dys
+from tests.specs import BY_NAME, CASES, run
 from tests.test_house import ROOT
 
 TABLES = sorted(launcher.TABLES.glob("*.json"))
@@ -68,6 +69,23 @@ def test_without_cupy_a_launch_says_what_is_missing():
     assert not launcher.INTERPRETED, "the suite runs without TRITON_INTERPRET: it sets that for processes of their own"
     with on("cuda"), use("kernels"), pytest.raises(RuntimeError, match="CuPy"):
         F.bce_with_logits(np.ones(3, np.float32), 1.0)
+
+
+@pytest.mark.parametrize("op", ["matmul", "linear", "conv2d", "conv_transpose2d", "attention", "linear_cross_entropy"])
+def test_products_take_three_passes_or_one(op):
+    """Forward and backward, by the mode when they run; float16 is one pass in any mode."""
+    case = next(c for c in CASES if c.op == op and all(a.size for a in c.arrays()))
+
+    def precisions(dtype, **mode):
+        with launcher.recording(90) as launches, on("cuda"), use("kernels", **mode):
+            outputs, _ = run(case, case.arrays(dtype))
+            forward = len(launches)
+            backward_all(outputs, random_dys(case, outputs, dtype))
+        named = lambda part: {x.constants["PRECISION"] for x in part if "PRECISION" in x.constants}
+        return named(launches[:forward]), named(launches[forward:])
+
+    assert precisions("float32") == precisions("float32", tf32=False) == ({"tf32x3"}, {"tf32x3"})
+    assert precisions("float32", tf32=True) == precisions("float16") == ({"tf32"}, {"tf32"})
 
 
 def test_explain_names_the_gpu_kernel():

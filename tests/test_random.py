@@ -161,6 +161,7 @@ def test_normal_layout():
     np.testing.assert_allclose(z.ravel(), layout_normals(21, 2**40 + 1, 1, 2), rtol=0, atol=1e-14)
 
 
+@pytest.mark.usefixtures("reference")
 def test_float32_normals_are_the_float64_ones_rounded():
     with Generator(1):
         wide = random.normal((1000,), np.float64)

@@ -43,8 +43,8 @@ class Twin:
     METRICS: tuple
     model: nn.Module
 
-    def __init__(self, trainer, dtype=torch.float32, memory_format=torch.contiguous_format):
-        self.config, self.dtype = trainer.config, dtype
+    def __init__(self, trainer, dtype=torch.float32, memory_format=torch.contiguous_format, fused=False):
+        self.config, self.dtype, self.fused = trainer.config, dtype, fused
         self.model = self.build(trainer)
         self.load(trainer.model.state_dict())
         self.model.to(dtype)

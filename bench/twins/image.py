@@ -80,7 +80,8 @@ class GANTwin(Twin):
     def optimisation(self):
         c, parts = self.config, {"generator": self.model.generator, "discriminator": self.model.discriminator}
         optimizers = {
-            name: torch.optim.Adam(part.parameters(), c.lr, betas=(c.beta1, 0.999)) for name, part in parts.items()
+            name: torch.optim.Adam(part.parameters(), c.lr, betas=(c.beta1, 0.999), fused=self.fused)
+            for name, part in parts.items()
         }
         return optimizers, {k: schedule(o, cosine(c.lr, c.steps, floor=c.floor)) for k, o in optimizers.items()}
 
@@ -167,7 +168,7 @@ class VAETwin(Twin):
 
     def optimisation(self):
         c = self.config
-        optimizer = torch.optim.Adam(self.model.parameters(), c.lr)
+        optimizer = torch.optim.Adam(self.model.parameters(), c.lr, fused=self.fused)
         return {"vae": optimizer}, {"vae": schedule(optimizer, cosine(c.lr, c.steps))}
 
     def train_step(self, x):

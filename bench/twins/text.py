@@ -112,7 +112,7 @@ class TokenTwin(Twin):
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": c.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, c.lr, betas=(0.9, c.beta2))
+        optimizer = torch.optim.AdamW(groups, c.lr, betas=(0.9, c.beta2), fused=self.fused)
         return {"all": optimizer}, {"all": schedule(optimizer, self.learning_rate())}
 
     def train_step(self, *batch):

@@ -1,8 +1,9 @@
 """Softmax and the losses."""
 
 from core import check, random
-from core.arrays import as_array, number_beside
+from core.arrays import as_array, compute_dtype, number_beside, result_dtype
 from core.functional.arguments import REDUCTIONS, data, tensor
+from core.reference.adversarial import KINDS
 from core.tensor import Tensor, apply
 
 
@@ -24,35 +25,38 @@ def _along(op, x, axis):
     return x
 
 
-def cross_entropy(logits, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+def cross_entropy(logits, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean", z_loss=0.0):
     """Softmax cross entropy: logits (..., V), target (...) integers in [0, V) or ignore_index.
 
-    Ignored targets have loss 0 and do not count in the mean; nothing left to average gives nan, as in torch.
+    Ignored targets have loss 0 and do not count in the mean; nothing left to average gives nan, as in torch. z_loss
+    times logsumexp(logits)^2 is added to each other loss, to hold logits near 0 (Chowdhery et al. 2022, section 5).
     """
     logits, target = tensor(logits), tensor(target)
     check.floating("cross_entropy", logits=logits.data)
     check.matches("cross_entropy", "target", target.shape, logits.shape[:-1])
-    options = _class_loss("cross_entropy", target, logits.shape[-1], ignore_index, label_smoothing, reduction)
+    options = _class_loss("cross_entropy", target, logits.shape[-1], ignore_index, label_smoothing, reduction, z_loss)
     return apply("cross_entropy", logits, target, **options)
 
 
-def linear_cross_entropy(x, w, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+def linear_cross_entropy(x, w, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean", z_loss=0.0):
     """cross_entropy(x @ w.T, target) that never holds all logits: x (..., D), w (V, D), target (...)."""
     x, w, target = tensor(x), tensor(w), tensor(target)
     check.floating("linear_cross_entropy", x=x.data, w=w.data)
     check.shaped("linear_cross_entropy", "w", w, 2, "(V, D)")
     check.matches("linear_cross_entropy", "x's last length (D)", x.shape[-1], w.shape[1])
     check.matches("linear_cross_entropy", "target", target.shape, x.shape[:-1])
-    options = _class_loss("linear_cross_entropy", target, w.shape[0], ignore_index, label_smoothing, reduction)
+    options = _class_loss("linear_cross_entropy", target, w.shape[0], ignore_index, label_smoothing, reduction, z_loss)
     return apply("linear_cross_entropy", x, w, target, **options)
 
 
-def _class_loss(op, target, classes, ignore_index, label_smoothing, reduction):
+def _class_loss(op, target, classes, ignore_index, label_smoothing, reduction, z_loss):
     check.no_gradient(op, "target", target)
     check.ids(op, "target", target.data, classes, ignore_index)
     check.probability(op, "label_smoothing", label_smoothing)
     check.one_of(op, "reduction", reduction, REDUCTIONS)
-    return {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+    check.weight(op, "z_loss", z_loss)
+    numbers = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    return {"ignore_index": ignore_index, "reduction": reduction, **numbers}
 
 
 def bce_with_logits(logits, target, *, reduction="mean"):
@@ -68,6 +72,25 @@ def bce_with_logits(logits, target, *, reduction="mean"):
     return apply("bce_with_logits", logits, target, reduction=reduction)
 
 
+def discriminator_loss(real, fake, *, kind):
+    """What a GAN's discriminator minimises, from logits of real and of generated images, of any shapes.
+
+    kind: "non_saturating" or "minimax" (the same here: Goodfellow et al. 2014), or "hinge" (Lim & Ye 2017).
+    """
+    real, fake = tensor(real), tensor(fake)
+    check.floating("discriminator_loss", real=real.data, fake=fake.data)
+    check.one_of("discriminator_loss", "kind", kind, KINDS)
+    return apply("discriminator_loss", real, fake, kind=kind)
+
+
+def generator_loss(fake, *, kind):
+    """What a GAN's generator minimises, from logits of its images, of any shape; kind: as in discriminator_loss."""
+    fake = tensor(fake)
+    check.floating("generator_loss", fake=fake.data)
+    check.one_of("generator_loss", "kind", kind, KINDS)
+    return apply("generator_loss", fake, kind=kind)
+
+
 def gaussian_kl(mu, logvar, *, reduction="sum"):
     """KL(N(mu, exp(logvar)) || N(0, 1)), elementwise and then reduced (Kingma & Welling 2014, appendix B)."""
     mu, logvar = tensor(mu), tensor(logvar)
@@ -78,15 +101,19 @@ def gaussian_kl(mu, logvar, *, reduction="sum"):
 
 
 def reparameterize(mu, logvar, *, noise=None):
-    """mu + exp(logvar / 2) noise, noise standard normal unless given (Kingma & Welling 2014, section 2.4)."""
+    """mu + exp(logvar / 2) noise, noise standard normal unless given (Kingma & Welling 2014, section 2.4).
+
+    Noise that is not given is drawn by the operation, again in its backward pass: nothing of its size is kept.
+    """
     mu, logvar = tensor(mu), tensor(logvar)
     check.floating("reparameterize", mu=mu.data, logvar=logvar.data)
     check.matches("reparameterize", "logvar", logvar.shape, mu.shape)
     check.no_gradient("reparameterize", "noise", noise)
-    if noise is None:
-        noise = random.normal(mu.shape, mu.dtype)
-    check.matches("reparameterize", "noise", noise.shape, mu.shape)
-    return apply("reparameterize", mu, logvar, data(noise))
+    if noise is not None:
+        check.matches("reparameterize", "noise", noise.shape, mu.shape)
+    dtype = compute_dtype(result_dtype(mu.data, logvar.data))
+    noise, step, key = random.normal_draw(mu.shape, dtype, data(noise))
+    return apply("reparameterize", mu, logvar, noise, step, **key)
 
 
 def elbo(recon_logits, x, mu, logvar, *, beta=1.0, parts=False):

@@ -90,7 +90,7 @@ def _correlate_narrow(x, w, out, stride, dilation):
     return y
 
 
-def _phase(residue, taps, stride, dilation, padding, size_in, size_out):
+def phase(residue, taps, stride, dilation, padding, size_in, size_out):
     """One axis of one phase: which taps reach the output pixels `residue, residue + stride, ...`, and how to pad.
 
     Output pixel h = S q + r takes tap i from input oh = (h + P - D i) / S where that is whole. With
@@ -113,9 +113,9 @@ def spread(y, w, stride, dilation, padding, out):
     kh, kw, a, _ = w.shape
     x = xp.empty((n, *out, a), y.dtype)
     for r in range(min(stride[0], out[0])):
-        rows, dh, ph = _phase(r, kh, stride[0], dilation[0], padding[0], oh, out[0])
+        rows, dh, ph = phase(r, kh, stride[0], dilation[0], padding[0], oh, out[0])
         for c in range(min(stride[1], out[1])):
-            cols, dw, pw = _phase(c, kw, stride[1], dilation[1], padding[1], ow, out[1])
+            cols, dw, pw = phase(c, kw, stride[1], dilation[1], padding[1], ow, out[1])
             target = x[:, r :: stride[0], c :: stride[1]]
             if rows and cols:
                 taps = w[rows][:, cols].transpose(0, 1, 3, 2)  # (taps, taps, B, A)

@@ -2,6 +2,7 @@
 
 cross entropy of one row z with target t, label smoothing s:   L = lse(z) - (1 - s) z_t - s mean(z)
                                                                dL/dz = softmax(z) - (1 - s) onehot(t) - s / V
+z-loss c, added to it (Chowdhery et al. 2022, section 5):      L = c lse(z)^2,    dL/dz = 2 c lse(z) softmax(z)
 binary cross entropy with logits:                              L = max(x, 0) - x t + log(1 + exp(-|x|))
                                                                dL/dx = sigmoid(x) - t
 Gaussian KL to the standard normal (Kingma & Welling 2014, appendix B), l the log variance:
@@ -10,6 +11,7 @@ Gaussian KL to the standard normal (Kingma & Welling 2014, appendix B), l the lo
 
 from core.arrays import array_module, total
 from core.op import Op
+from core.reference import random
 from core.reference.pointwise import _sigmoid
 
 CHUNK = 1 << 22  # logits held at once by linear_cross_entropy (16 MB of float32)
@@ -63,7 +65,7 @@ def _scale(dy, reduction, count):
 # --- cross entropy ----------------------------------------
 
 
-def _rows(logits, target, smoothing, ignore_index):
+def _rows(logits, target, smoothing, ignore_index, z_loss=0.0):
     """(losses (n,), lse (n, 2)) of logits (n, V) and target (n,); ignored rows have loss 0."""
     xp = array_module(logits)
     top = logits.max(1)  # (n,)
@@ -73,14 +75,18 @@ def _rows(logits, target, smoothing, ignore_index):
     kept = target != ignore_index
     picked = xp.take_along_axis(z, xp.where(kept, target, 0)[:, None], 1)[:, 0]
     losses = rest - (picked if smoothing == 0 else (1 - smoothing) * picked + smoothing * z.mean(1))
+    if z_loss:
+        losses += z_loss * (top + rest) ** 2
     return xp.where(kept, losses, 0), lse
 
 
-def _rows_backward(logits, target, lse, scale, smoothing, ignore_index):
+def _rows_backward(logits, target, lse, scale, smoothing, ignore_index, z_loss):
     """Gradient (n, V); scale is a scalar or (n,)."""
     xp = array_module(logits)
     kept = target != ignore_index
     d = xp.exp(logits - lse[:, :1] - lse[:, 1:])
+    if z_loss:
+        d *= 1 + 2 * z_loss * lse.sum(1, keepdims=True)
     if smoothing:
         d -= smoothing / logits.shape[1]
     d[xp.arange(len(d)), xp.where(kept, target, 0)] -= 1 - smoothing
@@ -88,18 +94,18 @@ def _rows_backward(logits, target, lse, scale, smoothing, ignore_index):
     return d
 
 
-def _cross_entropy(logits, target, *, ignore_index, label_smoothing, reduction):
+def _cross_entropy(logits, target, *, ignore_index, label_smoothing, reduction, z_loss):
     flat, t = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
-    losses, lse = _rows(flat, t, label_smoothing, ignore_index)
+    losses, lse = _rows(flat, t, label_smoothing, ignore_index, z_loss)
     count = (t != ignore_index).sum()
     return _reduce(losses.reshape(target.shape), reduction, count), (logits, target, lse, count)
 
 
-def _cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction):
+def _cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction, z_loss):
     logits, target, lse, count = saved
     scale = _scale(dy, reduction, count).reshape(-1)
     flat = logits.reshape(-1, logits.shape[-1])
-    d = _rows_backward(flat, target.reshape(-1), lse, scale, label_smoothing, ignore_index)
+    d = _rows_backward(flat, target.reshape(-1), lse, scale, label_smoothing, ignore_index, z_loss)
     return d.reshape(logits.shape), None
 
 
@@ -108,25 +114,25 @@ def _chunks(n, v):
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
-def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduction):
+def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduction, z_loss):
     """cross_entropy(x @ w.T, target), a chunk of rows at a time; only the log-sum-exp of each row is kept."""
     xp = array_module(x)
     flat, t = x.reshape(-1, x.shape[-1]), target.reshape(-1)
     losses, lse = xp.zeros(len(t), x.dtype), xp.zeros((len(t), 2), x.dtype)
     for part in _chunks(len(t), len(w)):
-        losses[part], lse[part] = _rows(flat[part] @ w.T, t[part], label_smoothing, ignore_index)
+        losses[part], lse[part] = _rows(flat[part] @ w.T, t[part], label_smoothing, ignore_index, z_loss)
     count = (t != ignore_index).sum()
     return _reduce(losses.reshape(target.shape), reduction, count), (x, w, target, lse, count)
 
 
-def _linear_cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction):
+def _linear_cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction, z_loss):
     x, w, target, lse, count = saved
     xp = array_module(x)
     flat, t = x.reshape(-1, x.shape[-1]), target.reshape(-1)
     scale = xp.broadcast_to(_scale(dy, reduction, count).reshape(-1), t.shape)
     dx, dw = xp.empty_like(flat), xp.zeros_like(w)
     for part in _chunks(len(t), len(w)):
-        d = _rows_backward(flat[part] @ w.T, t[part], lse[part], scale[part], label_smoothing, ignore_index)
+        d = _rows_backward(flat[part] @ w.T, t[part], lse[part], scale[part], label_smoothing, ignore_index, z_loss)
         if needs[0]:
             dx[part] = d @ w
         if needs[1]:
@@ -157,7 +163,8 @@ def _bce_with_logits_backward(saved, dy, needs, *, reduction):
 
 
 def _kl(mu, logvar):
-    """(mu^2 + exp(logvar) - 1 - logvar) / 2; near the prior the last three nearly cancel, which expm1 survives."""
+    """(mu^2 + exp(logvar) - 1 - logvar) / 2. Near the prior the last three nearly cancel, to logvar^2 / 2: exp leaves
+    an error of eps, expm1 one of eps |logvar|, which is less than torch's formula has, but not all digits."""
     return 0.5 * (mu * mu + (array_module(mu).expm1(logvar) - logvar))
 
 
@@ -176,14 +183,24 @@ def _gaussian_kl_backward(saved, dy, needs, *, reduction):
     return dmu * scale, dlogvar * scale
 
 
-def _reparameterize(mu, logvar, noise):
+def _reparameterize(mu, logvar, noise, step, *, seed, draw):
+    """mu + exp(logvar / 2) noise; the noise may be given, else it is drawn, and drawn again backward: a copy of the
+    step is all that is kept for that."""
     std = array_module(mu).exp(0.5 * logvar)
-    return mu + std * noise, (std, noise)
+    step = None if step is None else step.copy()
+    return mu + std * _noise(mu, noise, step, seed, draw), (logvar, noise, step)
 
 
-def _reparameterize_backward(saved, dz, needs):
-    std, noise = saved
-    return dz if needs[0] else None, 0.5 * dz * std * noise if needs[1] else None, None
+def _reparameterize_backward(saved, dz, needs, *, seed, draw):
+    logvar, noise, step = saved
+    dlogvar = None
+    if needs[1]:
+        dlogvar = 0.5 * dz * array_module(dz).exp(0.5 * logvar) * _noise(dz, noise, step, seed, draw)
+    return dz if needs[0] else None, dlogvar, None, None
+
+
+def _noise(x, noise, step, seed, draw):
+    return random.normal(x.shape, seed, draw, step, x.dtype) if noise is None else noise
 
 
 def _elbo(recon, x, mu, logvar, beta):

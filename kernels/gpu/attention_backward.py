@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module
-from kernels.gpu.common import cdiv, contiguous
+from kernels.gpu.common import cdiv, contiguous, precision_of
 from kernels.launch import blocks, launch
 
 
@@ -237,9 +237,8 @@ def common(q, k, v, mask, bias, causal, causal_offset, scale):
     """What all kernels take: (numbers, constants)."""
     (_, h, Tq, d), (Tk, dv) = q.shape, v.shape[2:]
     offset = max(-Tq, min(causal_offset, Tk))  # beyond these it changes nothing, and might not fit 32 bits
-    precision = "tf32x3" if q.dtype == "float32" else "tf32"
     constants = {"D": d, "DV": dv, "W": padded(q), "WV": padded(v), "MASK": axes(mask), "BIAS": axes(bias)}
-    return (h, Tq, Tk, scale, offset), {**constants, "CAUSAL": causal, "PRECISION": precision}
+    return (h, Tq, Tk, scale, offset), {**constants, "CAUSAL": causal, "PRECISION": precision_of(q)}
 
 
 def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module
+from core.dispatch import tf32
 from kernels.launch import launch
 
 
@@ -40,6 +41,12 @@ def add_up(parts, dtype, factor):
     y = array_module(parts).empty((), dtype)
     launch(_add_up, (1,), parts, y, parts.size, float(factor), BLOCK=1024, num_warps=8)
     return y
+
+
+def precision_of(*arrays) -> str:
+    """The input_precision of a product: three TF32 passes, one where `use(tf32=True)` says so. Of float16 one always:
+    TF32 holds it."""
+    return "tf32" if tf32() or all(x.dtype == "float16" for x in arrays) else "tf32x3"
 
 
 def contiguous(x):

@@ -41,8 +41,8 @@ from core.arrays import array_module, result_dtype
 from core.op import Op
 from core.reference.conv import span, transposed_size
 from kernels.gpu.activations import KEEPS_INPUT, activate
-from kernels.gpu.common import cdiv
-from kernels.gpu.conv_weight import before_activation, precision_of, weight_gradient, width_of
+from kernels.gpu.common import cdiv, precision_of
+from kernels.gpu.conv_weight import before_activation, weight_gradient, width_of
 from kernels.launch import blocks, launch
 
 
@@ -176,7 +176,7 @@ def _apply(x, w, b, out, axes, spread, act=None, negative_slope=0.0):
     config = blocks("conv", f"gather_{width_of(co)}", x.dtype, y.size // co)
     pixels = n * cdiv(out[0], strides[0]) * cdiv(out[1], strides[1])
     grid = math.prod(strides) * cdiv(pixels, config["BLOCK_M"]) * cdiv(co, config["BLOCK_N"])
-    constants = {"CI": ci, "CO": co, **axes, "SPREAD": spread, "ACT": act, "PRECISION": precision_of(x.dtype), **config}
+    constants = {"CI": ci, "CO": co, **axes, "SPREAD": spread, "ACT": act, "PRECISION": precision_of(x), **config}
     launch(_gather, (grid,), x, w, b, y, kept, n, h, width, *out, float(negative_slope), **constants)
     return y, y if kept is None and act is not None else kept
 

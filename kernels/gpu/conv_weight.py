@@ -27,7 +27,7 @@ import triton.language as tl
 
 from core.arrays import array_module
 from kernels.gpu.activations import slope
-from kernels.gpu.common import cdiv
+from kernels.gpu.common import cdiv, precision_of
 from kernels.launch import blocks, launch
 
 PROGRAMS = 264  # that fill a GPU: two for each of an H100's 132 multiprocessors
@@ -123,10 +123,6 @@ def width_of(channels):
     return next((width for width in (1, 16, 32, 64) if channels <= width), 128)
 
 
-def precision_of(dtype):
-    return "tf32" if dtype == "float16" else "tf32x3"
-
-
 def weight_gradient(x, y, axes):
     """(KH, KW, A, B) from x (N, H, W, A) and y (N, OH, OW, B)."""
     xp, (_, h, width, a), (n, qh, qw, b) = array_module(x), x.shape, y.shape
@@ -137,7 +133,7 @@ def weight_gradient(x, y, axes):
     share = max(cdiv(cdiv(pixels, cdiv(PROGRAMS, tiles)), step), 4) * step  # at least four steps a program
     parts = max(cdiv(pixels, share), 1)
     part = xp.empty((parts, *taps, a, b), "float32" if parts > 1 else x.dtype)
-    constants = {"A": a, "B": b, "H": h, "W": width, "QH": qh, "QW": qw, "PRECISION": precision_of(x.dtype)}
+    constants = {"A": a, "B": b, "H": h, "W": width, "QH": qh, "QW": qw, "PRECISION": precision_of(x)}
     launch(_weights, (tiles * parts,), x, y, part, pixels, share, **constants, **axes, **config)
     return _add(part, x.dtype)
 

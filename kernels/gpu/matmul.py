@@ -10,8 +10,8 @@ Plan        _gemm: a program owns one BLOCK_M x BLOCK_N tile of one product and 
             and does what _gemm does at the end of a whole product: bias, activation, rounding.
             _columns: a program owns a strip of rows and BLOCK_N columns; one pass writes g and sums it for db
 Cost        2MNK flops; (MK + KN + MN) numbers if L2 serves the rest, and 2 splits MN more in float32
-Precision   products of float32 as three TF32 products (tf32x3, as exact as float32 to the last bit or two), of float16
-            in the tensor cores as they are; all sums in float32, rounded once
+Precision   products of float32 as three TF32 products (tf32x3, as exact as float32 to the last bit or two; one in
+            use(tf32=True)), of float16 in the tensor cores as they are; all sums in float32, rounded once
 Versions    splits added atomically: no second launch, but another result each time. act' inside the two gradient
             products: computed once for each tile that reads it, and the operands go through registers; g is written
             once instead. Operands broadcast along some batch axes only are copied: it is rare
@@ -29,7 +29,7 @@ import triton.language as tl
 from core.arrays import array_module, result_dtype
 from core.op import Op
 from kernels.gpu.activations import KEEPS_INPUT, activate, slope
-from kernels.gpu.common import cdiv, contiguous, rows_of
+from kernels.gpu.common import cdiv, contiguous, precision_of, rows_of
 from kernels.launch import blocks, launch
 
 
@@ -147,9 +147,8 @@ def _product(a, b, y, ending=PLAIN):
     bias, pre, act, negative_slope, add = ending if whole else PLAIN
     (a, *a_strides), (b, *b_strides) = _operand(a), _operand(b)
     arguments = (a, b, bias, out, pre, M, N, K, *a_strides, *b_strides, splits, chunk, float(negative_slope))
-    precision = "tf32" if a.dtype == b.dtype == "float16" else "tf32x3"
     index = tl.int64 if max(*a_strides, *b_strides) * 128 >= 2**31 else tl.int32
-    launch(_gemm, (tiles * splits,), *arguments, ACT=act, ADD=add, PRECISION=precision, INDEX=index, **config)
+    launch(_gemm, (tiles * splits,), *arguments, ACT=act, ADD=add, PRECISION=precision_of(a, b), INDEX=index, **config)
     if not whole:
         _add_parts(out, y, ending)
 

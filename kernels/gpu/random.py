@@ -1,16 +1,18 @@
-"""Random bits on the device, from their position alone: Philox-4x32, dropout and normals from it.
+"""Random bits on the device, from their position alone: Philox-4x32; dropout, uniforms, normals.
 
     counter (block low, block high, draw, step), key (seed low, seed high)  ->  ten rounds  ->  words a, b, c, d
     dropout   y_i = x_i / (1 - p) where the 16-bit lane i mod 8 of block i // 8 is at least round(65536 p), else 0 x_i
+    uniform   word i mod 4 of block i // 4, its upper 24 bits over 2^24
     normal    sqrt(-2 log u) cos(2 pi v), then with sin for cos; (u, v) from words (a, b), (c, d) of block i // 4
 
 Shapes      any, n elements in C order; a mask has the shape of x; step is the generator's 0-dimensional int64 array
-Plan        program i works on BLOCK elements as a tile (blocks, 8 lanes; 4 for normals). Words are drawn once a block,
-            on (blocks, 1), and a lane picks its part. Backward is the same kernel on dy: it draws again
+Plan        program i works on BLOCK elements as a tile (blocks, 8 lanes; 4 for uniforms and normals). Words are drawn
+            once a block, on (blocks, 1), and a lane picks its part. Dropout's backward is the same kernel on dy: it
+            draws again
 Cost        dropout reads and writes n elements each way, no mask is stored; a round is two products of 64 bits and two
             xors: by this count, ten rounds for eight elements hide behind memory, and ten for each would not
-Precision   masks have the bits of core/reference/random.py. Normals are float32: u and v are exact, an angle is taken
-            from its nearest quarter turn, where sine and cosine are short polynomials with all digits
+Precision   masks and uniforms have the bits of core/reference/random.py. Normals are float32: u and v are exact, an
+            angle is taken from its nearest quarter turn, where sine and cosine are short polynomials with all digits
 Versions    seed and draw as constants of the kernel would compile one for every draw of a model: they are arguments
             that nothing is specialised on. tl.rand has other counters, tl.cos a slow path for angles that cannot occur
 Limits      none: any shape, any number of elements below 2^63
@@ -84,16 +86,32 @@ def _cos_turn(w, q):
     return tl.where(((q + 1) & 2) == 0, y, -y)
 
 
+@triton.jit
+def normal_lane(block, lane, seed_low, seed_high, draw, step):
+    """The standard normals of elements 4 block + lane: int64 blocks (B, 1), lanes (1, 4). Cosine and sine from the
+    block's words (a, b), then from (c, d)."""
+    a, b, c, d = philox(block, block >> 32, draw, step, seed_low, seed_high)
+    u = ((tl.where(lane < 2, a, c) >> 8).to(tl.int32) + 1).to(tl.float32) * 5.9604644775390625e-8  # / 2^24: in (0, 1]
+    turn = (tl.where(lane < 2, b, d) >> 8).to(tl.int32)
+    return tl.sqrt(-2.0 * tl.log(u)) * _cos_turn(turn, lane % 2)
+
+
+@triton.jit
+def _uniform_lane(block, lane, seed_low, seed_high, draw, step):
+    """The uniform numbers of elements 4 block + lane, in [0, 1)."""
+    a, b, c, d = philox(block, block >> 32, draw, step, seed_low, seed_high)
+    word = tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
+    return (word >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-8
+
+
 @triton.jit(do_not_specialize=KEY)
-def _normal_kernel(y_ptr, step_ptr, n, seed_low, seed_high, draw, BLOCK: tl.constexpr):
-    """y = standard normals, four from each block: cosine and sine from its words (a, b), then from (c, d)."""
+def _draw_kernel(y_ptr, step_ptr, n, seed_low, seed_high, draw, LANE: tl.constexpr, BLOCK: tl.constexpr):
+    """y = the numbers that LANE draws, four from each block."""
     block = tl.program_id(0).to(tl.int64) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)[:, None]  # (BLOCK / 4, 1)
     lane = tl.arange(0, 4)[None, :]  # (1, 4)
     o = block * 4 + lane  # (BLOCK / 4, 4)
-    a, b, c, d = philox(block, block >> 32, draw, tl.load(step_ptr), seed_low, seed_high)
-    u = ((tl.where(lane < 2, a, c) >> 8).to(tl.int32) + 1).to(tl.float32) * 5.9604644775390625e-8  # / 2^24: in (0, 1]
-    turn = (tl.where(lane < 2, b, d) >> 8).to(tl.int32)
-    tl.store(y_ptr + o, tl.sqrt(-2.0 * tl.log(u)) * _cos_turn(turn, lane % 2), mask=o < n)
+    y = LANE(block, lane, seed_low, seed_high, draw, tl.load(step_ptr))
+    tl.store(y_ptr + o, y, mask=o < n)
 
 
 def key(seed: int, draw: int) -> tuple:
@@ -101,12 +119,21 @@ def key(seed: int, draw: int) -> tuple:
     return tuple((v + 2**31) % 2**32 - 2**31 for v in (seed, seed >> 32, draw))
 
 
-def normal(shape, seed: int, draw: int, step, dtype):
-    """Standard normals as an array of float32 or float16, on the device of `step`."""
+def _drawn(lane, shape, seed, draw, step, dtype):
     y = array_module(step).empty(shape, dtype)
     config = blocks("random", "normal", y.dtype)
-    launch(_normal_kernel, (cdiv(y.size, config["BLOCK"]),), y, step, y.size, *key(seed, draw), **config)
+    launch(_draw_kernel, (cdiv(y.size, config["BLOCK"]),), y, step, y.size, *key(seed, draw), LANE=lane, **config)
     return y
+
+
+def normal(shape, seed: int, draw: int, step, dtype):
+    """Standard normals as an array of float32 or float16, on the device of `step`."""
+    return _drawn(normal_lane, shape, seed, draw, step, dtype)
+
+
+def uniform(shape, seed: int, draw: int, step, dtype):
+    """Uniform numbers in [0, 1) as an array of float32 or float16, on the device of `step`."""
+    return _drawn(_uniform_lane, shape, seed, draw, step, dtype)
 
 
 # --- dropout ----------------------------------------

@@ -1,23 +1,22 @@
-"""Binary cross entropy on logits, the Gaussian KL, a VAE's sampling step and its loss.
+"""Binary cross entropy on logits, the Gaussian KL, and the loss of a VAE, which is their sum.
 
     bce_with_logits   L = max(x, 0) - x t + log(1 + exp(-|x|)),    dL/dx = sigmoid(x) - t   (one exp serves the value)
     gaussian_kl       L = (mu^2 + exp(logvar) - 1 - logvar) / 2,   dL/dmu = mu,   dL/dlogvar = (exp(logvar) - 1) / 2
-    reparameterize    z = mu + exp(logvar / 2) noise,              dlogvar = dz exp(logvar / 2) noise / 2
     elbo              loss = rec + beta kl, where rec and kl are sums of the first two over the number of images
 
-Shapes      x any shape, n elements; t the same shape, or one number on the device; mu, logvar and noise the same shape.
+Shapes      x any shape, n elements; t the same shape, or one number on the device; mu and logvar the same shape.
             elbo: recon and x (N, ...), mu and logvar (N, Z), beta one number on the device. In kernels lv is logvar
 Plan        forward: program i reads BLOCK elements of each input and writes their losses, or their sum into parts[i];
             one program sums the parts in order (no atomics). If one program holds all, as it holds a GAN's logits, it
             writes the result itself and there is one launch. backward: program i reads BLOCK elements, writes as many.
             elbo, two launches each way: the first programs sum pixels, the others latents, then one program sums the
             parts of both; backward pixels, then latents, by the kernels of the first two losses
-Cost        of n float32 elements: bce 4n bytes (8n with an array of targets), backward 8n (12n); kl 8n, backward 16n;
-            reparameterize 16n both ways: memory decides, or for a VAE's few latents the number of launches
+Cost        of n float32 elements: bce 4n bytes (8n with an array of targets), backward 8n (12n); kl 8n, backward 16n:
+            memory decides, or for a VAE's few latents the number of launches
 Precision   float32 inside, whatever is stored; log1p keeps its digits where the network is sure and right, a series
             those of exp(logvar) - 1 - logvar where the posterior is near the prior
 Versions    storing bce's gradient in the forward pass would cost a write that evaluation never reads and a second read
-            to scale it by dy: computing it from x again moves less. So does computing exp(logvar / 2) again
+            to scale it by dy: computing it from x again moves less.
 Limits      none: any shape, any number of elements below 2^63
 Source      Kingma & Welling 2014, appendix B; the stable bce is torch's; untested on a device: all of it
 """
@@ -203,51 +202,6 @@ def _kl_gradients(mu, logvar, dy, beta, dy2, factor, reduced):
 
 
 gaussian_kl = Op("gaussian_kl", _gaussian_kl, _gaussian_kl_backward, backend="triton")
-
-
-# --- the sampling step ----------------------------------------
-
-
-@triton.jit
-def _reparameterize_forward(mu_ptr, lv_ptr, noise_ptr, z_ptr, n, BLOCK: tl.constexpr):
-    o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = o < n
-    mu = tl.load(mu_ptr + o, mask=inside, other=0.0).to(tl.float32)
-    lv = tl.load(lv_ptr + o, mask=inside, other=0.0).to(tl.float32)
-    noise = tl.load(noise_ptr + o, mask=inside, other=0.0).to(tl.float32)
-    tl.store(z_ptr + o, mu + tl.exp(0.5 * lv) * noise, mask=inside)
-
-
-@triton.jit
-def _reparameterize_backward(lv_ptr, noise_ptr, dz_ptr, dlv_ptr, n, BLOCK: tl.constexpr):
-    o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = o < n
-    lv = tl.load(lv_ptr + o, mask=inside, other=0.0).to(tl.float32)
-    noise = tl.load(noise_ptr + o, mask=inside, other=0.0).to(tl.float32)
-    dz = tl.load(dz_ptr + o, mask=inside, other=0.0).to(tl.float32)
-    tl.store(dlv_ptr + o, 0.5 * dz * tl.exp(0.5 * lv) * noise, mask=inside)
-
-
-def _reparameterize(mu, logvar, noise):
-    mu, logvar, noise = contiguous(mu), contiguous(logvar), contiguous(noise)
-    z = array_module(mu).empty(mu.shape, result_dtype(mu, logvar, noise))
-    config = blocks("variational", "each", mu.dtype)
-    launch(_reparameterize_forward, (cdiv(mu.size, config["BLOCK"]),), mu, logvar, noise, z, mu.size, **config)
-    return z, (logvar, noise)
-
-
-def _reparameterize_gradients(saved, dz, needs):
-    logvar, noise = saved
-    dlogvar = None
-    if needs[1]:
-        dlogvar = array_module(logvar).empty_like(logvar)
-        config = blocks("variational", "each", logvar.dtype)
-        grid = (cdiv(dz.size, config["BLOCK"]),)
-        launch(_reparameterize_backward, grid, logvar, noise, contiguous(dz), dlogvar, dz.size, **config)
-    return dz if needs[0] else None, dlogvar, None
-
-
-reparameterize = Op("reparameterize", _reparameterize, _reparameterize_gradients, backend="triton")
 
 
 # --- the loss of a VAE ----------------------------------------

@@ -39,9 +39,17 @@ SOFTMAX = [
 # --- classification ----------------------------------------
 
 
-def _flat(logits, target, reduction, **options):
+def _flat(logits, target, reduction, z_loss=0.0, **options):
     """torch's cross entropy on (n, V), with the losses put back into target's shape."""
-    losses = TF.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1), reduction=reduction, **options)
+    flat, t = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+    if z_loss:  # torch has none: as plain operations
+        kept = t != options.get("ignore_index", -100)
+        losses = TF.cross_entropy(flat, t, reduction="none", **options)
+        losses = losses + torch.where(kept, z_loss * torch.logsumexp(flat, 1) ** 2, 0)
+        whole = {"none": lambda: losses, "sum": losses.sum, "mean": lambda: losses.sum() / kept.sum()}
+        losses = whole[reduction]()
+    else:
+        losses = TF.cross_entropy(flat, t, reduction=reduction, **options)
     return losses.reshape(target.shape) if reduction == "none" else losses
 
 
@@ -74,6 +82,8 @@ def _classification():
         "smoothed": {"label_smoothing": 0.1},
         "ignored": {"ignore_index": 2},
         "ignored-smoothed": {"ignore_index": 0, "label_smoothing": 0.3},
+        "z-loss": {"z_loss": 0.1},
+        "z-loss-ignored-smoothed": {"z_loss": 0.2, "ignore_index": 1, "label_smoothing": 0.3},
     }
     for reduction in ("mean", "sum", "none"):
         for label, options in settings.items():
@@ -91,6 +101,7 @@ def _classification():
     yield from classes("many-rows", (2100, 3), None)
     yield from classes("vocabulary-past-a-block", (7, 1031), None, width=19)  # more classes than a kernel's tile holds
     yield from classes("wide-smoothed", (5, 517), None, label_smoothing=0.1, ignore_index=0)
+    yield from classes("z-loss-past-a-block", (5, 133), None, z_loss=1e-2, scale=3.0, ignore_index=7)
     yield from classes("tiny-logits", (6, 5), None, scale=1e-6)  # the loss is log V, the gradient all cancellation
     yield from classes("huge-logits", (6, 5), None, scale=1e3, smooth=False)
     yield from classes("one-token", (1, 1, 7), None)
@@ -118,6 +129,14 @@ EXTREME_LOGITS = [
 ]
 
 
+def _penalised(z, t):
+    return F.cross_entropy(z, t, reduction="none", z_loss=1e-2)
+
+
+def _torch_penalised(z, t):
+    return _flat(z, t, "none", z_loss=1e-2)
+
+
 def _offset(rng):
     """Logits far from zero: the softmax does not care, a log-sum-exp rounded at their size does."""
     return rng.standard_normal((9, 4)) + rng.choice([-40.0, 100.0], (9, 1))
@@ -125,6 +144,7 @@ def _offset(rng):
 
 ACCURACY = [
     Case("cross_entropy/far-from-zero", _entropy, _torch_entropy, (_offset, ids(4, 9))),
+    Case("cross_entropy/z-loss-far-from-zero", _penalised, _torch_penalised, (_offset, ids(4, 9))),
     Case(  # a sure and right prediction: the loss log(1 + exp(-x)) must not drown in the logit x
         "cross_entropy/confident",
         _entropy,
@@ -245,6 +265,13 @@ VARIATIONAL = [
         lambda m, v, n: F.reparameterize(m, v, noise=n),
         lambda m, v, n: m + torch.exp(0.5 * v) * n,
         (*PAIR, normal(4, 3)),
+        fixed=(2,),
+    ),
+    Case(  # more than a kernel's block, the last one ragged
+        "reparameterize/noise-given-many",
+        lambda m, v, n: F.reparameterize(m, v, noise=n),
+        lambda m, v, n: m + torch.exp(0.5 * v) * n,
+        (normal(5, 9), normal(5, 9), normal(5, 9)),
         fixed=(2,),
     ),
     Case("elbo/loss", lambda *a: F.elbo(*a), lambda *a: _elbo(*a)[0], IMAGES, fixed=(1,)),
