@@ -134,7 +134,8 @@ def _both(file, op, on_cpu=_floating):
     return {**_cpu(file, op, on_cpu), **_gpu(file, op)}
 
 
-CPU_POINTWISE = ("gelu",)  # elementwise operations with a loop of their own
+# elementwise operations with a loop of their own
+CPU_POINTWISE = ("relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "softplus", "tanh", "sigmoid")
 
 
 def _pointwise(name):

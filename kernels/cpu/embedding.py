@@ -22,7 +22,7 @@ from core.reference import shape
 from core.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
 
-GRAIN = 1 << 15  # elements of dy below which a second thread costs more than it brings
+GRAIN = 1 << 17  # elements of dy below which a second thread costs more than it brings
 
 
 @kernel(const(1, INDEX), out(1, INDEX), out(1, INDEX))
