@@ -134,7 +134,8 @@ def _both(file, op, on_cpu=_floating):
     return {**_cpu(file, op, on_cpu), **_gpu(file, op)}
 
 
-CPU_POINTWISE = ("gelu",)  # elementwise operations with a loop of their own
+# elementwise operations with a loop of their own
+CPU_POINTWISE = ("relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "softplus", "tanh", "sigmoid")
 
 
 def _pointwise(name):
@@ -162,7 +163,7 @@ TABLE: dict[str, Row] = {
     "add_layer_norm": Row(norm.add_layer_norm, _both("norm", "add_layer_norm"), result="first"),
     "batch_norm": Row(norm.batch_norm, _both("norm", "batch_norm", _comparing), result="first", wide=(1, 2)),
     "batch_norm_eval": Row(norm.batch_norm_eval, _both("norm", "batch_norm_eval", _comparing), result="first"),
-    "embedding": Row(shape.embedding, _gpu("embedding", "embedding")),
+    "embedding": Row(shape.embedding, _both("embedding", "embedding")),
     "dropout": Row(random.dropout, _both("random", "dropout")),
     "softmax": Row(losses.softmax, _gpu("softmax", "softmax")),
     "log_softmax": Row(losses.log_softmax, _gpu("softmax", "log_softmax")),

@@ -28,7 +28,8 @@ def slope_of(act, negative_slope):
 
 @kernel(const(1), out(1), *PIECE)
 def tanh_loop(x, y, start, stop):
-    for i in range(start, stop):
+    x, y = x[start:stop], y[start:stop]
+    for i in range(x.size):
         y[i] = tanh(x[i])
 
 

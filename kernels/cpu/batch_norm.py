@@ -29,7 +29,7 @@ from kernels.cpu.common import DOUBLE, PIECE, REAL, const, f32, floats, inline, 
 from kernels.cpu.random import BYTES, dropping_of
 
 LONG = 512  # elements that a chunk has at least
-GRAIN = 16  # chunks below which a second thread costs more than it brings
+GRAIN = 1 << 17  # elements below which a second thread costs more than it brings
 NO_MASK = np.zeros(0, np.uint8)
 CHANNELS = const(2)  # rows mean, rstd w and b, each as long as a chunk
 
@@ -114,7 +114,9 @@ def _repeats(C):
 
 
 def _chunks(n, period):
-    return -(-n // max(period, 1))
+    """(how many chunks, how many a thread should have), for share()."""
+    period = max(period, 1)
+    return -(-n // period), 1 + GRAIN // period
 
 
 def _summed(loop, n, period):
@@ -125,7 +127,7 @@ def _summed(loop, n, period):
         loop(sums, start, stop)
         return sums
 
-    return sum(share(piece, _chunks(n, period), GRAIN))
+    return sum(share(piece, *_chunks(n, period)))
 
 
 def moments(x):
@@ -147,7 +149,7 @@ def _apply(x, mean, var, w, b, dropping, eps, act, negative_slope):
     slope = f32({None: 1, "relu": 0, "leaky_relu": negative_slope}[act])
     y, kept = np.empty_like(x), NO_MASK if mask is None else mask.reshape(-1)
     arguments = x.reshape(-1), channels, kept, scale, slope, y.reshape(-1)
-    share(lambda start, stop: _forward(*arguments, start, stop), _chunks(x.size, channels.shape[1]), GRAIN)
+    share(lambda start, stop: _forward(*arguments, start, stop), *_chunks(x.size, channels.shape[1]))
     return y, (x, rstd, channels, kept, scale, slope)
 
 
@@ -165,7 +167,7 @@ def _gradients(saved, dy, train, needs):
         if train:
             means[0], means[1] = sums[0] * rstd * (C / n), sums[1] * (C / n)
         arguments = *flat, np.tile(means, (1, period // max(C, 1))), *rest, dx.reshape(-1)
-        share(lambda start, stop: _backward(*arguments, start, stop), _chunks(n, period), GRAIN)
+        share(lambda start, stop: _backward(*arguments, start, stop), *_chunks(n, period))
     return dx, sums[0].astype(f32) if needs[1] else None, sums[1].astype(f32) if needs[2] else None
 
 

@@ -27,7 +27,7 @@ from kernels.cpu.random import BYTES, drop, dropping_of
 
 GROUP = 16  # rows whose terms of dw and db are added in float32
 SHORT = 1 << 10  # elements of a loop below which its beginning and end count
-GRAIN = 1 << 14  # elements below which a second thread costs more than it brings
+GRAIN = 1 << 17  # elements below which a second thread costs more than it brings
 NO_RESIDUAL, NO_GRADIENT = np.zeros(0, f32), np.zeros((0, 0), f32)
 
 

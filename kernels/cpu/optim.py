@@ -25,7 +25,7 @@ import numpy as np
 from core.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, REAL, SUMS, const, f32, floats, kernel, out
 
-GRAIN = 1 << 15  # elements below which a second thread costs more than it brings
+GRAIN = 1 << 16  # elements below which a second thread costs more than it brings
 SPAN = 1 << 16  # elements whose squares are one sum
 
 
@@ -144,7 +144,3 @@ def clip_grad_norm_(grads, *, max_norm):
         lists.each(_scale, factor)
         lists.write_back(0)
     return norm
-
-
-for function in (adam_, sgd_, clip_grad_norm_):
-    function.backend = "numba"

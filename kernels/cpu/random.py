@@ -33,7 +33,7 @@ from kernels.cpu.common import PIECE, REAL, const, f32, floats, inline, kernel, 
 
 BYTES = types.uint8  # of a mask: 1 where an element is kept
 AT_ONCE = 64  # blocks whose words are buffered
-GRAIN = 1 << 11  # blocks below which a second thread costs more than it brings
+GRAIN = 1 << 15  # blocks below which a second thread costs more than it brings
 NUMBER = types.uint64
 KEY = (NUMBER, NUMBER, NUMBER, NUMBER)  # first block, seed, draw, step
 
