@@ -1,7 +1,7 @@
-"""Which implementation runs: the one table of operations, and the one place where a choice is made.
+"""Which implementation runs: the one place where a choice is made.
 
-Each row of TABLE holds an operation's reference and, per device, the kernel that may replace it (with its dtypes and
-its limits in words) or the reason why there is none. `use` sets the modes, `explain` says what runs and why.
+core/table.py holds, for each operation, its reference and, per device, the kernel that may replace it (with its dtypes
+and its limits in words) or the reason why there is none. `use` sets the modes, `explain` says what runs and why.
 
     auto       the kernel where dtype and limits allow it, else the reference        (the default)
     kernels    an operation that has a kernel uses it or raises KernelLimit
@@ -12,183 +12,19 @@ float32, or in one with `use(tf32=True)`, about three digits for speed.
 """
 
 import contextlib
-import importlib
 from collections import Counter
-from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from core import arrays
 from core.op import Op
-from core.reference import adversarial, attention, conv, losses, matmul, norm, optim, pointwise, random, shape
+from core.table import TABLE, Kernel
 
 
 class KernelLimit(ValueError):
     """Raised in mode "kernels" when an operation has a kernel that cannot take these arguments."""
 
-
-def _named(place: str):
-    """What "module:name" names, imported now."""
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel's place ("kernels.cpu.conv:conv2d", imported when first used), its dtypes and its limits."""
-
-    where: str
-    dtypes: tuple = ("float32",)
-    limits: Callable = lambda arrays, attrs: None  # -> None, or the reason in words why these arguments are refused
-
-    def load(self):
-        return _named(self.where)
-
-    def refusal(self, arrays_, attrs, first=False):
-        """Why not these arguments, or None; the dtype that counts is the result's (that of the `first` input)."""
-        arrays_ = [x for x in arrays_ if hasattr(x, "dtype")]
-        dtype = arrays_[0].dtype if first else arrays.result_dtype(*arrays_)
-        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype  # a drawing is told it
-        if dtype is not None and str(dtype) not in self.dtypes:
-            return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
-        return self.limits(arrays_, attrs)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One operation: its reference, its kernels per device ("cpu", "cuda"), the dtype of its results."""
-
-    reference: Op | Callable
-    kernels: dict = field(default_factory=dict)  # device -> Kernel, or "reference by design: <why>"
-    result: str = "widest"  # "widest" floating dtype among the inputs, that of the "first" input, or "given" by attrs
-    wide: tuple = ()  # outputs that stay in the dtype of the arithmetic: statistics of float16 data
-
-
-def _views(why):
-    return {"cpu": f"reference by design: {why}", "cuda": f"reference by design: {why}"}
-
-
-def _floating(inputs, attrs):
-    return None if any(arrays.is_float(x) for x in inputs) else "no input is floating"
-
-
-def _heads(inputs, attrs):
-    width = max(inputs[0].shape[-1], inputs[2].shape[-1])
-    return None if width <= 256 else f"heads are {width} wide, the kernel takes 256 at most"
-
-
-def _taps(inputs, attrs):
-    taps = max(inputs[1].shape[:2])
-    return None if taps <= 31 else f"the kernel has {taps} taps on an axis, 31 are the most"
-
-
-def _undone(inputs, attrs):
-    """The CPU's convolutions tell an activation's derivative from its result."""
-    return "gelu is not known from its result alone" if attrs["act"] == "gelu" else _kept(inputs, attrs)
-
-
-def _kept(inputs, attrs):
-    """What the CPU's epilogues can undo."""
-    if attrs["act"] == "gelu_tanh":
-        return "gelu_tanh is not among the kernel's activations"
-    if attrs["act"] == "leaky_relu" and not attrs["negative_slope"] >= 0:
-        return f"negative_slope is {attrs['negative_slope']}, which hides the sign that leaky_relu was given"
-    return _floating(inputs, attrs)
-
-
-def _comparing(inputs, attrs):
-    act = attrs["act"]
-    return None if act in (None, "relu", "leaky_relu") else f"act is {act}, the kernel takes relu and leaky_relu"
-
-
-def _in_place(file, op, on_cpu=False):
-    """The row's kernels of a state operation."""
-    cpu = {"cpu": Kernel(f"kernels.cpu.{file}:{op}")} if on_cpu else {}
-    return {**cpu, "cuda": Kernel(f"kernels.gpu.{file}:{op}")}
-
-
-def _cpu(file, op, limits=_floating):
-    """The row's Numba kernel, kernels/cpu/<file>.py:<op>."""
-    return {"cpu": Kernel(f"kernels.cpu.{file}:{op}", ("float32",), limits)}
-
-
-def _whole(inputs, attrs):
-    return "it draws for whole batches only" if "offset" in attrs else None
-
-
-def _draws(name):
-    """The row's kernels of a drawing."""
-    on_gpu = Kernel(f"kernels.gpu.random:{name}", ("float32", "float16"), _whole)
-    return {"cpu": Kernel(f"kernels.cpu.random:{name}"), "cuda": on_gpu}
-
-
-def _gpu(file, op, limits=_floating):
-    """The row's Triton kernel, kernels/gpu/<file>.py:<op>."""
-    return {"cuda": Kernel(f"kernels.gpu.{file}:{op}", ("float32", "float16"), limits)}
-
-
-def _both(file, op, on_cpu=_floating):
-    """The row's two kernels, which bear the same name."""
-    return {**_cpu(file, op, on_cpu), **_gpu(file, op)}
-
-
-# elementwise operations with a loop of their own
-CPU_POINTWISE = ("relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "softplus", "tanh", "sigmoid")
-
-
-def _pointwise(name):
-    """The row's kernels of an elementwise operation."""
-    plain = {"cpu": "reference by design: NumPy's own loop waits for memory, no other would be faster"}
-    return {**(_cpu("pointwise", name) if name in CPU_POINTWISE else plain), **_gpu("pointwise", name)}
-
-
-TABLE: dict[str, Row] = {
-    **{name: Row(op, _pointwise(name)) for name, op in pointwise.OPS.items()},
-    **{name: Row(op, _views("a view or a copy, no arithmetic")) for name, op in shape.MOVES.items()},
-    "astype": Row(shape.MOVES["astype"], _views("a view or a copy, no arithmetic"), result="given"),
-    **{name: Row(op, _gpu("pointwise", name)) for name, op in shape.REDUCTIONS.items()},
-    "matmul": Row(matmul.matmul, {"cpu": "reference by design: BLAS does all of it", **_gpu("matmul", "matmul")}),
-    "linear": Row(matmul.linear, {**_cpu("matmul", "linear", _kept), **_gpu("matmul", "linear")}),
-    "conv2d": Row(conv.conv2d, {**_cpu("conv", "conv2d", _undone), **_gpu("conv", "conv2d", _taps)}),
-    "conv_transpose2d": Row(
-        conv.conv_transpose2d,
-        {**_cpu("conv", "conv_transpose2d", _undone), **_gpu("conv", "conv_transpose2d", _taps)},
-    ),
-    "attention": Row(
-        attention.attention, {**_cpu("attention", "attention", _heads), **_gpu("attention", "attention", _heads)}
-    ),
-    "layer_norm": Row(norm.layer_norm, _both("norm", "layer_norm"), result="first"),
-    "add_layer_norm": Row(norm.add_layer_norm, _both("norm", "add_layer_norm"), result="first"),
-    "batch_norm": Row(norm.batch_norm, _both("norm", "batch_norm", _comparing), result="first", wide=(1, 2)),
-    "batch_norm_eval": Row(norm.batch_norm_eval, _both("norm", "batch_norm_eval", _comparing), result="first"),
-    "embedding": Row(shape.embedding, _both("embedding", "embedding")),
-    "dropout": Row(random.dropout, _both("random", "dropout")),
-    "softmax": Row(losses.softmax, _gpu("softmax", "softmax")),
-    "log_softmax": Row(losses.log_softmax, _gpu("softmax", "log_softmax")),
-    "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),
-    "linear_cross_entropy": Row(losses.linear_cross_entropy, _gpu("losses", "linear_cross_entropy")),
-    "bce_with_logits": Row(losses.bce_with_logits, _gpu("variational", "bce_with_logits")),
-    "discriminator_loss": Row(adversarial.discriminator_loss, _gpu("adversarial", "discriminator_loss")),
-    "generator_loss": Row(adversarial.generator_loss, _gpu("adversarial", "generator_loss")),
-    "gaussian_kl": Row(losses.gaussian_kl, _gpu("variational", "gaussian_kl")),
-    "reparameterize": Row(losses.reparameterize, _gpu("reparameterize", "reparameterize")),
-    "elbo": Row(losses.elbo, _gpu("variational", "elbo")),
-    # Drawings: random numbers of a shape and dtype from the generator's key, f(shape, seed, draw, step, dtype). All.
-    **{name: Row(getattr(random, name), _draws(name)) for name in ("normal", "uniform")},
-    "keep_mask": Row(
-        random.keep_mask,
-        {"cpu": Kernel("kernels.cpu.random:keep_mask"), "cuda": "reference by design: kernels draw as they drop"},
-    ),
-    # State operations: no gradient, and they write into the arrays they are given. These are all of them.
-    "running_stats_": Row(norm.running_stats_, _in_place("norm", "running_stats_")),
-    "adam_": Row(optim.adam_, _in_place("optim", "adam_", on_cpu=True)),
-    "sgd_": Row(optim.sgd_, _in_place("optim", "sgd_", on_cpu=True)),
-    "clip_grad_norm_": Row(optim.clip_grad_norm_, _in_place("optim", "clip_grad_norm_", on_cpu=True)),
-    "advance_": Row(random.advance_, _in_place("optim", "advance_")),
-    "cache_": Row(shape.cache_, _in_place("optim", "cache_")),
-}
 
 MODES = ("auto", "kernels", "reference")
 _mode: ContextVar[str] = ContextVar("mode", default="auto")

@@ -9,8 +9,9 @@ never chosen turns a test red; `covered` says which operations a list of cases r
 """
 
 from core import Tensor
-from core.dispatch import TABLE, recording
+from core.dispatch import recording
 from core.op import Op
+from core.table import TABLE
 from tests.cases import adversarial, bench, image, layers, losses, pointwise, shape
 
 CASES = [*pointwise.CASES, *shape.CASES, *image.CASES, *layers.CASES, *losses.CASES, *adversarial.CASES]

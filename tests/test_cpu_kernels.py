@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from core import dispatch
-from core.dispatch import TABLE, Kernel, use
+from core.dispatch import use
+from core.table import TABLE, Kernel
 from tests.comparing import compare, random_dys, run_ours
 from tests.purity import check_purity
 from tests.specs import BENCH, CASES, NOTHING_RUNS, case_id, run

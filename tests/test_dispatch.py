@@ -9,8 +9,9 @@ import pytest
 import core.functional as F
 import core.random
 from core import Generator, KernelLimit, Tensor, dispatch, explain, use
-from core.dispatch import TABLE, Kernel, Row, on, recording
+from core.dispatch import on, recording
 from core.op import Op
+from core.table import TABLE, Kernel, Row
 
 # A kernel whose results cannot be mistaken for the reference's: y is 100 too large, the gradient is 7.
 FAKE = Op("exp", lambda x: (np.exp(x) + 100, ()), lambda saved, dy, needs: (np.full_like(dy, 7),), backend="fake")

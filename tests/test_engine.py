@@ -12,8 +12,8 @@ import pytest
 
 import core.functional as F
 from core import Tensor, no_grad
-from core.dispatch import TABLE
 from core.op import Op
+from core.table import TABLE
 
 
 def leaf(*values):

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.dispatch import TABLE
 from core.op import Op
+from core.table import TABLE
 from tests.comparing import compare
 from tests.gradcheck import check_case
 from tests.purity import check_purity

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.dispatch import TABLE, Kernel
 from core.op import Op
+from core.table import TABLE, Kernel
 from tests.specs import FAMILIES
 from tests.test_house import ROOT
 from tests.test_kernel_sources import FILES, kernels, wrappers

@@ -8,9 +8,9 @@ import torch
 
 import core.functional as F
 from core import Generator, Tensor, dispatch, nn, optim
-from core.dispatch import Kernel, Row
 from core.nn import Parameter
 from core.reference.optim import adam_
+from core.table import Kernel, Row
 
 
 def test_a_number_keeps_its_value_beside_any_array():

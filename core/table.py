@@ -1,0 +1,164 @@
+"""The one table of operations: for each its reference and, per device, its kernel or the reason why there is none.
+
+A kernel's limits are a function of the arguments that gives None, or why they are refused, in words.
+`python -m kernels explain` prints the table; core/dispatch.py chooses from it.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core import arrays
+from core.op import Op
+from core.reference import adversarial, attention, conv, losses, matmul, norm, optim, pointwise, random, shape
+
+
+def _named(place: str):
+    """What "module:name" names, imported now."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's place ("kernels.cpu.conv:conv2d", imported when first used), its dtypes and its limits."""
+
+    where: str
+    dtypes: tuple = ("float32",)
+    limits: Callable = lambda arrays, attrs: None  # -> None, or the reason in words why these arguments are refused
+
+    def load(self):
+        return _named(self.where)
+
+    def refusal(self, arrays_, attrs, first=False):
+        """Why not these arguments, or None; the dtype that counts is the result's (that of the `first` input)."""
+        arrays_ = [x for x in arrays_ if hasattr(x, "dtype")]
+        dtype = arrays_[0].dtype if first else arrays.result_dtype(*arrays_)
+        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype  # a drawing is told it
+        if dtype is not None and str(dtype) not in self.dtypes:
+            return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
+        return self.limits(arrays_, attrs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation: its reference, its kernels per device ("cpu", "cuda"), the dtype of its results."""
+
+    reference: Op | Callable
+    kernels: dict = field(default_factory=dict)  # device -> Kernel, or "reference by design: <why>"
+    result: str = "widest"  # "widest" floating dtype among the inputs, that of the "first" input, or "given" by attrs
+    wide: tuple = ()  # outputs that stay in the dtype of the arithmetic: statistics of float16 data
+
+
+# --- limits ----------------------------------------
+
+
+def _any(inputs, attrs):
+    return None
+
+
+def _floating(inputs, attrs):
+    return None if any(arrays.is_float(x) for x in inputs) else "no input is floating"
+
+
+def _heads(inputs, attrs):
+    width = max(inputs[0].shape[-1], inputs[2].shape[-1])
+    return None if width <= 256 else f"heads are {width} wide, the kernel takes 256 at most"
+
+
+def _taps(inputs, attrs):
+    taps = max(inputs[1].shape[:2])
+    return None if taps <= 31 else f"the kernel has {taps} taps on an axis, 31 are the most"
+
+
+def _whole(inputs, attrs):
+    return "it draws for whole batches only" if "offset" in attrs else None
+
+
+def _undone(inputs, attrs):
+    """The CPU's convolutions tell an activation's derivative from its result."""
+    return "gelu is not known from its result alone" if attrs["act"] == "gelu" else _kept(inputs, attrs)
+
+
+def _kept(inputs, attrs):
+    """What the CPU's epilogues can undo."""
+    if attrs["act"] == "gelu_tanh":
+        return "gelu_tanh is not among the kernel's activations"
+    if attrs["act"] == "leaky_relu" and not attrs["negative_slope"] >= 0:
+        return f"negative_slope is {attrs['negative_slope']}, which hides the sign that leaky_relu was given"
+    return _floating(inputs, attrs)
+
+
+def _comparing(inputs, attrs):
+    act = attrs["act"]
+    return None if act in (None, "relu", "leaky_relu") else f"act is {act}, the kernel takes relu and leaky_relu"
+
+
+# --- rows ----------------------------------------
+
+DTYPES = {"cpu": ("float32",), "gpu": ("float32", "float16")}
+MOVES = "a view or a copy, no arithmetic"
+MEMORY = "NumPy's own loop waits for memory, no other would be faster"
+TINY = "it is too small to matter"
+
+
+def _kernel(name, folder, said, dtypes):
+    """The kernel in kernels/<folder>: `said` names its file, or (file, limits), or says why there is none."""
+    if isinstance(said, str) and " " in said:
+        return f"reference by design: {said}"
+    file, limits = said if isinstance(said, tuple) else (said, _floating)
+    return Kernel(f"kernels.{folder}.{file}:{name}", dtypes, limits)
+
+
+def _row(name, reference, cpu, gpu, **options):
+    """Row of an operation; the state of an optimiser or a norm (a name that ends in _) is float32 everywhere."""
+    on_gpu = DTYPES["cpu" if name.endswith("_") else "gpu"]
+    kernels = {"cpu": _kernel(name, "cpu", cpu, DTYPES["cpu"]), "cuda": _kernel(name, "gpu", gpu, on_gpu)}
+    return name, Row(reference, kernels, **options)
+
+
+# Elementwise operations with an exponential or a condition in them have a loop of their own on the CPU.
+LOOPS = ("relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "softplus", "tanh", "sigmoid")
+
+# fmt: off
+TABLE: dict[str, Row] = dict([
+    *(_row(name, op, "pointwise" if name in LOOPS else MEMORY, "pointwise") for name, op in pointwise.OPS.items()),
+    *(_row(name, op, MOVES, MOVES) for name, op in shape.MOVES.items() if name != "astype"),
+    _row("astype", shape.MOVES["astype"], MOVES, MOVES, result="given"),
+    *(_row(name, op, MEMORY, "pointwise") for name, op in shape.REDUCTIONS.items()),
+    _row("matmul", matmul.matmul, "BLAS does all of it", "matmul"),
+    _row("linear", matmul.linear, ("matmul", _kept), "matmul"),
+    _row("conv2d", conv.conv2d, ("conv", _undone), ("conv", _taps)),
+    _row("conv_transpose2d", conv.conv_transpose2d, ("conv", _undone), ("conv", _taps)),
+    _row("attention", attention.attention, ("attention", _heads), ("attention", _heads)),
+    _row("layer_norm", norm.layer_norm, "norm", "norm", result="first"),
+    _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first"),
+    _row("batch_norm", norm.batch_norm, ("norm", _comparing), "norm", result="first", wide=(1, 2)),
+    _row("batch_norm_eval", norm.batch_norm_eval, ("norm", _comparing), "norm", result="first"),
+    _row("embedding", shape.embedding, "embedding", "embedding"),
+    _row("dropout", random.dropout, "random", "random"),
+    _row("softmax", losses.softmax, MEMORY, "softmax"),
+    _row("log_softmax", losses.log_softmax, MEMORY, "softmax"),
+    _row("cross_entropy", losses.cross_entropy, MEMORY, "losses"),
+    _row("linear_cross_entropy", losses.linear_cross_entropy, MEMORY, "losses"),
+    _row("bce_with_logits", losses.bce_with_logits, MEMORY, "variational"),
+    _row("discriminator_loss", adversarial.discriminator_loss, TINY, "adversarial"),
+    _row("generator_loss", adversarial.generator_loss, TINY, "adversarial"),
+    _row("gaussian_kl", losses.gaussian_kl, MEMORY, "variational"),
+    _row("reparameterize", losses.reparameterize, "reparameterize", "reparameterize"),
+    _row("elbo", losses.elbo, MEMORY, "variational"),
+    # Drawings: random numbers of a shape from the generator's key, f(shape, seed, draw, step, dtype). These are all.
+    _row("normal", random.normal, ("random", _any), ("random", _whole)),
+    _row("uniform", random.uniform, ("random", _any), ("random", _whole)),
+    _row("keep_mask", random.keep_mask, ("random", _any), "kernels draw while they drop"),
+    # State operations: no gradient, and they write into the arrays they are given, float32. These are all of them.
+    _row("running_stats_", norm.running_stats_, TINY, ("norm", _any)),
+    _row("adam_", optim.adam_, ("optim", _any), ("optim", _any)),
+    _row("sgd_", optim.sgd_, ("optim", _any), ("optim", _any)),
+    _row("clip_grad_norm_", optim.clip_grad_norm_, ("optim", _any), ("optim", _any)),
+    _row("advance_", random.advance_, TINY, ("optim", _any)),
+    _row("cache_", shape.cache_, "a copy, no arithmetic", ("optim", _any)),
+])
+# fmt: on
