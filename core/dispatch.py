@@ -94,6 +94,11 @@ def _gpu(file, op, limits=_floating):
     return {"cuda": Kernel(f"kernels.gpu.{file}:{op}", ("float32", "float16"), limits)}
 
 
+def _both(file, op, limits=_floating):
+    """The row's kernels, which lie in files of one name."""
+    return {**_cpu(file, op, limits), **_gpu(file, op, limits)}
+
+
 CPU_POINTWISE = ("gelu",)  # elementwise operations with a loop of their own
 
 
@@ -112,18 +117,16 @@ TABLE: dict[str, Row] = {
     "linear": Row(matmul.linear, _gpu("matmul", "linear")),
     "conv2d": Row(conv.conv2d, _gpu("conv", "conv2d", _taps)),
     "conv_transpose2d": Row(conv.conv_transpose2d, _gpu("conv", "conv_transpose2d", _taps)),
-    "attention": Row(
-        attention.attention, {**_cpu("attention", "attention", _heads), **_gpu("attention", "attention", _heads)}
-    ),
+    "attention": Row(attention.attention, _both("attention", "attention", _heads)),
     "layer_norm": Row(norm.layer_norm, _gpu("norm", "layer_norm"), result="first"),
     "add_layer_norm": Row(norm.add_layer_norm, _gpu("norm", "add_layer_norm"), result="first"),
     "batch_norm": Row(norm.batch_norm, _gpu("norm", "batch_norm"), result="first", wide=(1, 2)),
     "batch_norm_eval": Row(norm.batch_norm_eval, _gpu("norm", "batch_norm_eval"), result="first"),
     "embedding": Row(shape.embedding, _gpu("embedding", "embedding")),
     "dropout": Row(random.dropout, _gpu("random", "dropout")),
-    "softmax": Row(losses.softmax, _gpu("losses", "softmax")),
-    "log_softmax": Row(losses.log_softmax, _gpu("losses", "log_softmax")),
-    "cross_entropy": Row(losses.cross_entropy, _gpu("losses", "cross_entropy")),
+    "softmax": Row(losses.softmax, _both("losses", "softmax")),
+    "log_softmax": Row(losses.log_softmax, _both("losses", "log_softmax")),
+    "cross_entropy": Row(losses.cross_entropy, _both("losses", "cross_entropy")),
     "linear_cross_entropy": Row(losses.linear_cross_entropy, _gpu("losses", "linear_cross_entropy")),
     "bce_with_logits": Row(losses.bce_with_logits, _gpu("variational", "bce_with_logits")),
     "gaussian_kl": Row(losses.gaussian_kl, _gpu("variational", "gaussian_kl")),
