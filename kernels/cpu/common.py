@@ -43,10 +43,10 @@ def out(ndim, dtype=types.float32):
     return types.Array(dtype, ndim, "C")
 
 
-def kernel(*arguments, fastmath=EXACT):
+def kernel(*arguments, fastmath=EXACT, **options):
     """The decorator of a kernel: compiled for arguments of these types now, or taken from the cache."""
     signature = types.void(*arguments)
-    return numba.njit(signature, cache=True, nogil=True, error_model="numpy", fastmath=set(fastmath))
+    return numba.njit(signature, cache=True, nogil=True, error_model="numpy", fastmath=set(fastmath), **options)
 
 
 inline = numba.njit(inline="always", error_model="numpy", fastmath=set(EXACT))
