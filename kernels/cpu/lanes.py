@@ -237,7 +237,9 @@ def product(a, a_row, a_column, b, b_row, b_block, y, y_row, M, N, K, add):
     """y = a b, or y += a b: see the file's head."""
     for start in range(0, N, LANES):
         for i in range(0, M, ROWS):
-            _tile(a, i * a_row, a_row, a_column, b, start // LANES * b_block, b_row, y, i * y_row + start, y_row, K, add)
+            _tile(
+                a, i * a_row, a_row, a_column, b, start // LANES * b_block, b_row, y, i * y_row + start, y_row, K, add
+            )
 
 
 @inline

@@ -118,7 +118,9 @@ def _softmax_backward(y, dy, dx, is_log, start, stop):
         s = sum_of_products(dy, y, r, is_log)
         for c in range(0, n, LANES):
             v, dv = load_part(y, r * n + c, n - c, f32(0)), load_part(dy, r * n + c, n - c, f32(0))
-            store_part(dx, r * n + c, n - c, add_product(dv, -s, exps(v)) if is_log else times(v, shifted(dv, s, f32(0))))
+            store_part(
+                dx, r * n + c, n - c, add_product(dv, -s, exps(v)) if is_log else times(v, shifted(dv, s, f32(0)))
+            )
 
 
 def _along(loop, axis, is_log, *inputs):

@@ -22,7 +22,7 @@ Plan        images are shared out over threads; each transforms a block of them,
 Cost        5 x 5 taps at stride 2 on 14 x 14 inputs: 2.1 times fewer multiplications, on 7 x 7 (ragged tiles) 1.6 times
 Precision   float32: B has entries 0 and +-1 only, and errors are those of the direct sum. Points +-2 or +-1/2 would
             save a further third of the multiplications and were three to six times less accurate than PyTorch
-Limits      32 to 1,024 channels on both sides; an infinite input makes its whole tile nan
+Limits      multiples of 32 channels up to 1,024 on both sides; an infinite input makes its whole tile nan
 Source      Winograd 1980; Lavin & Gray 2016
 
 # next: kernels/cpu/conv.py, which chooses between this and kernels/cpu/patches.py
@@ -34,6 +34,7 @@ import numpy as np
 
 from core.threads import share
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, kernel, out
+from kernels.cpu.lanes import LANES, ROWS, buffers, product, up
 
 BLOCK = 1 << 19  # numbers of V at once (2 MB)
 WIDE = 1024  # channels at most
@@ -79,9 +80,9 @@ def cut(taps, step, start, place, count) -> list:
 def worthwhile(rows, cols, channels) -> bool:
     """Whether parts along both axes save enough multiplications, in enough channels, to pay for their transforms."""
     parts = [*rows, *cols]
-    if not 32 <= min(channels) <= max(channels) <= WIDE or any(
-        len(a.taps) not in OUTPUTS or not a.count for a in parts
-    ):
+    if any(not 32 <= c <= WIDE or c % LANES for c in channels):
+        return False
+    if any(len(a.taps) not in OUTPUTS or not a.count for a in parts):
         return False
     direct, ours = (sum(f(a) for a in rows) * sum(f(a) for a in cols) for f in (_direct, _products))
     return direct > 1.3 * ours
@@ -182,84 +183,92 @@ def _adjoint(dy, d, t, nothing, ah, aw, mh, mw, th, tw, r, rows, c, columns, sta
                         target[k] = a0 * t[o + k] + a1 * t[o + WIDE + k] + a2 * t[o + 2 * WIDE + k]
 
 
+# --- the 16 products ----------------------------------------
+
+
+@kernel(const(1), const(1), out(1), *(INDEX,) * 3)
+def _multiply(v, u, m, tiles, a, b):
+    """m = v u: 16 times (tiles, A) by (A, B), the latter in blocks of LANES columns."""
+    for k in range(16):
+        product(v[k * tiles * a :], a, 1, u[k * a * b :], LANES, a * LANES, m[k * tiles * b :], b, tiles, b, a, False)
+
+
+@kernel(const(1), const(1), out(1), *(INDEX,) * 3)
+def _multiply_backward(v, d, du, tiles, a, b):
+    """du += v^T d: 16 times (A, tiles) by (tiles, B)."""
+    for k in range(16):
+        product(v[k * tiles * a :], 1, a, d[k * tiles * b :], b, LANES, du[k * a * b :], b, a, b, tiles, True)
+
+
 # --- correlation and weight gradient ----------------------------------------
 
 
-def _blocks(start, stop, tiles, channels):
+def _blocks(start, stop, parts, channels):
     """Pieces of range(start, stop) with about BLOCK numbers in V."""
+    tiles = max(row.tiles * column.tiles for row, column, *_ in parts)
     step = max(1, BLOCK // (16 * tiles * channels))
     return [(a, min(a + step, stop)) for a in range(start, stop, step)]
 
 
 def _weights(w, row, column):
-    """U = G w G^T of a part's taps: (16, A, B)."""
-    taps = w[list(row.taps)][:, list(column.taps)]
+    """U = G w G^T of a part's taps, flat: 16 times (A, B), each in blocks of LANES columns."""
+    taps, (a, b) = w[list(row.taps)][:, list(column.taps)], w.shape[2:]
     u = np.tensordot(G[len(column.taps)], taps, (1, 1))  # (4, taps, A, B)
-    return np.tensordot(G[len(row.taps)], u, (1, 1)).reshape(16, *w.shape[2:])
+    u = np.tensordot(G[len(row.taps)], u, (1, 1)).reshape(16, a, b // LANES, LANES)
+    return np.ascontiguousarray(u.transpose(0, 2, 1, 3)).reshape(-1)
 
 
 def _geometry(row, column):
     return row.outputs, column.outputs, row.tiles, column.tiles
 
 
+def _rooms(pieces, parts, *channels):
+    """Flat buffers for 16 times (tiles, C) of a block's largest part, for every C, and for `t` of the transforms."""
+    images, tiles = max(q - p for p, q in pieces), max(row.tiles * column.tiles for row, column, *_ in parts)
+    return buffers(*(16 * up(images * tiles, ROWS) * c for c in channels), 16 * WIDE)
+
+
 def correlate(x, w, y, rows, cols, bias, slope):
     """Fill the pixels of y that the parts `rows` x `cols` make together, bias and activation included."""
     a, b = w.shape[2:]
     parts = [(row, column, _weights(w, row, column)) for row in rows for column in cols]
-    most = max(row.tiles * column.tiles for row, column, _ in parts)
     nothing = np.zeros(a, f32)
 
     def piece(start, stop):
-        pieces, t = _blocks(start, stop, most, max(a, b)), np.empty(16 * WIDE, f32)
-        room = 16 * most * max((q - p for p, q in pieces), default=0)
-        v_room, m_room = np.empty(room * a, f32), np.empty(room * b, f32)
+        pieces = _blocks(start, stop, parts, max(a, b))
+        v_room, m_room, t = _rooms(pieces, parts, a, b)
         for p, q in pieces:
             for i, (row, column, u) in enumerate(parts):
-                sizes, tiles = _geometry(row, column), (q - p) * row.tiles * column.tiles
+                sizes, tiles = _geometry(row, column), up((q - p) * row.tiles * column.tiles, ROWS)
                 v, m = v_room[: 16 * tiles * a].reshape(16, tiles, a), m_room[: 16 * tiles * b].reshape(16, tiles, b)
                 _transform(x, v, t, nothing, row.step, column.step, row.start, column.start, *sizes, p, q)
-                np.matmul(v, u, out=m)  # (16, tiles, A) @ (16, A, B)
-                end, matrices = (i == 0, i == len(parts) - 1), (AT[row.outputs], AT[column.outputs])
-                _inverse(
-                    m,
-                    y,
-                    t,
-                    bias,
-                    slope,
-                    *end,
-                    *matrices,
-                    *sizes,
-                    *row.place,
-                    *column.place,
-                    row.count,
-                    column.count,
-                    p,
-                    q,
-                )
+                _multiply(v_room, u, m_room, tiles, a, b)
+                ends, matrices = (i == 0, i == len(parts) - 1), (AT[row.outputs], AT[column.outputs])
+                places = (*row.place, *column.place, row.count, column.count)
+                _inverse(m, y, t, bias, slope, *ends, *matrices, *sizes, *places, p, q)
 
-    share(piece, len(x))
+    if len(x):
+        share(piece, len(x))
 
 
 def weight_gradient(x, y, taps, rows, cols):
     """(KH, KW, A, B), by the parts of the correlation that makes y from x: dw = G^T [(A y A^T) * (B^T x B)] G."""
     a, b = x.shape[3], y.shape[3]
     parts = [(row, column) for row in rows for column in cols]
-    most = max(row.tiles * column.tiles for row, column in parts)
     nothing = np.zeros(max(a, b), f32)
 
     def piece(start, stop):
-        pieces, t = _blocks(start, stop, most, max(a, b)), np.empty(16 * WIDE, f32)
-        room = 16 * most * max((q - p for p, q in pieces), default=0)
-        v_room, d_room = np.empty(room * a, f32), np.empty(room * b, f32)
-        totals, product = np.zeros((len(parts), 16, a, b), f32), np.empty((16, a, b), f32)
+        totals = np.zeros((len(parts), 16 * a * b), f32)
+        pieces = _blocks(start, stop, parts, max(a, b))
+        v_room, d_room, t = _rooms(pieces, parts, a, b)
         for p, q in pieces:
             for (row, column), total in zip(parts, totals):
                 sizes, tiles = _geometry(row, column), (q - p) * row.tiles * column.tiles
                 v, d = v_room[: 16 * tiles * a].reshape(16, tiles, a), d_room[: 16 * tiles * b].reshape(16, tiles, b)
                 _transform(x, v, t, nothing, row.step, column.step, row.start, column.start, *sizes, p, q)
-                matrices = (AT[row.outputs], AT[column.outputs])
-                _adjoint(y, d, t, nothing, *matrices, *sizes, *row.place, *column.place, p, q)
-                total += np.matmul(v.transpose(0, 2, 1), d, out=product)  # (16, A, tiles) @ (16, tiles, B)
+                matrices, places = (AT[row.outputs], AT[column.outputs]), (*row.place, *column.place)
+                _adjoint(y, d, t, nothing, *matrices, *sizes, *places, p, q)
+                _multiply_backward(v_room, d_room, total, tiles, a, b)
         return totals
 
     sums = share(piece, len(x))
