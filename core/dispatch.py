@@ -127,11 +127,14 @@ TABLE: dict[str, Row] = {
     "softmax": Row(losses.softmax, _both("losses", "softmax")),
     "log_softmax": Row(losses.log_softmax, _both("losses", "log_softmax")),
     "cross_entropy": Row(losses.cross_entropy, _both("losses", "cross_entropy")),
-    "linear_cross_entropy": Row(losses.linear_cross_entropy, _gpu("losses", "linear_cross_entropy")),
-    "bce_with_logits": Row(losses.bce_with_logits, _gpu("variational", "bce_with_logits")),
-    "gaussian_kl": Row(losses.gaussian_kl, _gpu("variational", "gaussian_kl")),
+    "linear_cross_entropy": Row(
+        losses.linear_cross_entropy,
+        {**_cpu("linear_losses", "linear_cross_entropy"), **_gpu("losses", "linear_cross_entropy")},
+    ),
+    "bce_with_logits": Row(losses.bce_with_logits, _both("variational", "bce_with_logits")),
+    "gaussian_kl": Row(losses.gaussian_kl, _both("variational", "gaussian_kl")),
     "reparameterize": Row(losses.reparameterize, _gpu("variational", "reparameterize")),
-    "elbo": Row(losses.elbo, _gpu("variational", "elbo")),
+    "elbo": Row(losses.elbo, _both("variational", "elbo")),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     "running_stats_": Row(norm.running_stats_, _in_place("norm", "running_stats_")),
     "adam_": Row(optim.adam_, _in_place("optim", "adam_")),
