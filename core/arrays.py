@@ -86,7 +86,7 @@ def number_beside(x, others) -> Array:
 
 
 def is_float(x: Array) -> bool:
-    return np.issubdtype(x.dtype, np.floating)
+    return x.dtype.kind == "f"
 
 
 def result_dtype(*arrays):

@@ -34,12 +34,12 @@ import numpy as np
 from core.op import Op
 from core.threads import share
 from kernels.cpu import attention_backward as both
-from kernels.cpu.attention_backward import KEYS, QUERIES, mask_scores, pack, turn
-from kernels.cpu.common import PIECE, REAL, exp, f32, kernel, out
-from kernels.cpu.lanes import LANES, buffers, fill, larger, largest, load, product, routine, summing, up
+from kernels.cpu.attention_backward import KEYS, QUERIES, exponentials, mask_scores, pack, turn
+from kernels.cpu.common import PIECE, REAL, exp, f32, inline, kernel, out
+from kernels.cpu.lanes import LANES, add_product, buffers, fill, larger, largest, load, product, routine, store, up
 
 
-@routine
+@inline
 def highest(s, start, stop):
     """The largest of s[start : stop], whose length is a multiple of LANES."""
     most = fill(f32(-np.inf))
@@ -48,30 +48,19 @@ def highest(s, start, stop):
     return largest(most)
 
 
-@summing
-def total_of(x, r):
-    """The sum of a row."""
-    total = f32(0)
-    for c in range(x.shape[1]):
-        total += x[r, c]
-    return total
-
-
 @routine
 def soften(s, width, rows, level, total, y, y_width):
     """The rows' exponentials in place of their scores; level, total and y follow when the maximum grows."""
-    row, y_row = s[: rows * width].reshape(rows, width), y[: rows * y_width].reshape(rows, y_width)
     for r in range(rows):
         most = max(level[r], highest(s, r * width, (r + 1) * width))
         new = f32(0) if most == -np.inf else most  # a row that has seen nothing yet must not become nan
-        for c in range(width):
-            row[r, c] = exp(row[r, c] - new)
+        added = exponentials(s, r * width, (r + 1) * width, new)
         shrink = exp(level[r] - new)
-        total[r] = total[r] * shrink + total_of(row, r)
+        total[r] = total[r] * shrink + added
         level[r] = most
         if shrink != 1:
-            for c in range(y_width):
-                y_row[r, c] *= shrink
+            for c in range(r * y_width, (r + 1) * y_width, LANES):
+                store(y, c, add_product(fill(f32(0)), shrink, load(y, c)))
 
 
 @kernel(*both.ARRAYS, *both.STEPS, both.SIZES, REAL, *(out(1),) * 3, *(out(1),) * 6, *PIECE)

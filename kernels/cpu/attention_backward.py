@@ -5,8 +5,22 @@ from numba import types
 
 from core import threads
 from core.threads import share
-from kernels.cpu.common import DOUBLE, INDEX, PIECE, REAL, const, exp, f32, kernel, out
-from kernels.cpu.lanes import LANES, ROWS, buffers, product, routine, summing, up
+from kernels.cpu.common import DOUBLE, INDEX, PIECE, REAL, const, f32, inline, kernel, out
+from kernels.cpu.lanes import (
+    LANES,
+    ROWS,
+    add_product,
+    added_up,
+    buffers,
+    exps,
+    fill,
+    load,
+    product,
+    routine,
+    store,
+    times,
+    up,
+)
 
 QUERIES = 32  # in a tile: few, so that causality skips much; a multiple of ROWS
 KEYS = 256  # in a tile: a multiple of LANES
@@ -60,6 +74,17 @@ def mask_scores(s, width, i, rows, j, keys, offset, bias, bias_step, mask, mask_
             row[r, c] = f32(-np.inf)
 
 
+@inline
+def exponentials(s, start, stop, level):
+    """exp(s - level) in the place of s[start : stop], of a multiple of LANES, and their sum."""
+    total = fill(f32(0))
+    for c in range(start, stop, LANES):
+        e = exps(add_product(fill(-level), f32(1), load(s, c)))
+        store(s, c, e)
+        total = add_product(total, f32(1), e)
+    return added_up(total)
+
+
 # --- gradients ----------------------------------------
 
 
@@ -78,34 +103,32 @@ def scale_rows(dy, y, width, columns, total, delta):
             delta[r] = np.inf
 
 
-@summing
-def dot(x, y, r):
-    """The sum of the products of two rows."""
-    total = f32(0)
-    for c in range(x.shape[1]):
-        total += x[r, c] * y[r, c]
-    return total
+@inline
+def dot(x, y, start, stop):
+    """The sum of the products of x and y from start to stop."""
+    total = fill(f32(0))
+    for c in range(start, stop, LANES):
+        total = add_product(total, f32(1), times(load(x, c), load(y, c)))
+    return added_up(total)
 
 
 @routine
-def slopes(s, ds, width, level, total, delta, whole):
+def slopes(p, ds, width, level, total, delta, whole):
     """p = exp(s - level) in the place of s, p (dp - delta) in that of dp. Where the tile has all keys of its rows,
     delta is rowsum(p dp), taken again of what is left: where one key has nearly all weight dp - delta keeps its digits.
     Else it is given, and inf where one key has all: 0 then, since dp and delta would differ by their rounding."""
-    rows = delta.size
-    p, dp = s[: rows * width].reshape(rows, width), ds[: rows * width].reshape(rows, width)
-    for r in range(rows):
-        most = level[r]
-        for c in range(width):
-            p[r, c] = exp(p[r, c] - most)
+    for r in range(delta.size):
+        start, stop = r * width, (r + 1) * width
+        exponentials(p, start, stop, level[r])
+        mean = delta[r]
         if whole and total[r]:
-            mean = dot(p, dp, r) / total[r]
-            for c in range(width):
-                dp[r, c] -= mean
-            delta[r] = dot(p, dp, r) / total[r]
-        alone, mean = delta[r] == np.inf, delta[r]
-        for c in range(width):
-            dp[r, c] = f32(0) if alone else p[r, c] * (dp[r, c] - mean)
+            mean = dot(p, ds, start, stop) / total[r]
+            for c in range(start, stop, LANES):
+                store(ds, c, add_product(fill(-mean), f32(1), load(ds, c)))
+            mean = dot(p, ds, start, stop) / total[r]
+        for c in range(start, stop, LANES):
+            dp = add_product(fill(-mean), f32(1), load(ds, c))
+            store(ds, c, fill(f32(0)) if mean == np.inf else times(load(p, c), dp))
 
 
 @routine

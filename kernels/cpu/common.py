@@ -86,6 +86,13 @@ def log(x):
     bits = np.int32(f32(x).view(np.int32))
     n = ((bits - np.int32(0x3F3504F3)) >> np.int32(23)) + np.int32(0)  # so that the mantissa is in [sqrt(1/2), sqrt(2))
     m = np.int32(bits - (n << np.int32(23))).view(f32) - f32(1)
+    y = log_near(m, f32(n))
+    return y if x < f32(np.inf) else x
+
+
+@inline
+def log_near(m, n):
+    """log((1 + m) 2^n) for 1 + m in [sqrt(1/2), sqrt(2))."""
     u = m * m
     p = f32(7.0376836292e-2)
     p = p * m + f32(-1.1514610310e-1)
@@ -96,10 +103,8 @@ def log(x):
     p = p * m + f32(2.0000714765e-1)
     p = p * m + f32(-2.4999993993e-1)
     p = p * m + f32(3.3333331174e-1)
-    e = f32(n)
-    y = p * m * u + e * f32(-2.12194440e-4) - f32(0.5) * u
-    y = (m + y) + e * f32(0.693359375)
-    return y if x < f32(np.inf) else x
+    y = p * m * u + n * f32(-2.12194440e-4) - f32(0.5) * u
+    return (m + y) + n * f32(0.693359375)
 
 
 @inline
