@@ -15,7 +15,7 @@ def gradients(t) -> dict:
 @pytest.mark.parametrize("kind", ("vae", "gpt", "seq2seq"))
 @pytest.mark.parametrize("count", (2, 3))
 def test_parts_make_the_step_of_the_whole_batch(kind, count, monkeypatch):
-    """Same losses and gradients but for rounding (a different mask would change them by far more)."""
+    """Same losses and gradients but for rounding: every example has the masks and the noise of the whole batch."""
     found = []
     for parts in (1, count):
         monkeypatch.setattr(threads, "COUNT", parts)
@@ -23,9 +23,8 @@ def test_parts_make_the_step_of_the_whole_batch(kind, count, monkeypatch):
         found.append((t.step(next(t.batches("train"))), gradients(t), t.generator.draw))
     (whole, exact, _), (split, ours, _) = found
     assert split == pytest.approx(whole, rel=1e-5)
-    for name, g in exact.items():
-        scale = np.abs(g).max()
-        np.testing.assert_allclose(ours[name], g, atol=1e-4 * scale, rtol=0, err_msg=name)
+    for name, g in exact.items():  # rounding may push a pixel across an activation's kink, a wrong mask moves them all
+        assert np.linalg.norm(ours[name] - g) <= 2e-3 * np.linalg.norm(g), name
 
 
 @pytest.mark.parametrize("kind", ("vae", "gpt", "seq2seq"))
