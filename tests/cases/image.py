@@ -221,6 +221,7 @@ def _norms():
     yield train("large-mean", (64, 3), x=normal(64, 3, mean=100.0))
     yield train("large-mean-image", (4, 9, 9, 2), x=normal(4, 9, 9, 2, mean=100.0))
     yield train("many-values", (6, 20, 20, 2))
+    yield train("past-a-block", (233, 19))  # with tiles of 16: strips of three, the last not full, and two of channels
     yield evaluate("rows", (6, 3))
     yield evaluate("no-weight", (6, 3), affine="b")
     yield evaluate("bare", (6, 3), affine="")
