@@ -21,6 +21,8 @@ from tests.test_house import ROOT
 from tests.test_kernel_sources import FILES, kernels, wrappers
 
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+SDPA = {"SDPA flash", "SDPA cudnn", "SDPA efficient", "SDPA math"}  # which of them there are on a CPU is torch's matter
+NO_LIGER = "not run: liger_kernel is not installed"
 GROUPS = {**FAMILIES, "shape and sums": ("sum", "mean", "max", "min", "embedding")}
 
 
@@ -120,6 +122,10 @@ def test_a_dry_run_of_the_gpu_check_passes(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {f"{p}.json" for p in ("smoke", "parity", "sanitizer", "kernels")}
+    rows = json.loads((tmp_path / "kernels.json").read_text())["rows"]
+    right = {row["who"] for row in rows if row["passed"]}
+    assert right == {"ours", "torch eager", "cuDNN NCHW", "cuDNN channels last", *right & SDPA, "torch.compile"}
+    assert "SDPA math" in right and {row["fault"] for row in rows if row["who"] == "Liger"} == {NO_LIGER}
 
 
 def test_without_cupy_or_a_gpu_there_is_one_clear_line():

@@ -40,7 +40,8 @@ def conv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0, 
         y = TF.conv2d(channels_first(x), torch_weights(w), b, **options)
         return ACTS[act](channels_last(y))
 
-    return Case(f"conv2d/{name}", ours, theirs, _arrays(x, w, w[3] if bias else 0, maker, scale), smooth=smooth)
+    make = _arrays(x, w, w[3] if bias else 0, maker, scale)
+    return Case(f"conv2d/{name}", ours, theirs, make, smooth=smooth, options={"act": act, **options})
 
 
 def deconv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0, **options):
@@ -52,9 +53,8 @@ def deconv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0
     def theirs(x, w, b=None):
         return ACTS[act](channels_last(TF.conv_transpose2d(channels_first(x), torch_weights(w), b, **options)))
 
-    return Case(
-        f"conv_transpose2d/{name}", ours, theirs, _arrays(x, w, w[2] if bias else 0, maker, scale), smooth=smooth
-    )
+    make = _arrays(x, w, w[2] if bias else 0, maker, scale)
+    return Case(f"conv_transpose2d/{name}", ours, theirs, make, smooth=smooth, options={"act": act, **options})
 
 
 CONV = [

@@ -35,7 +35,7 @@ def attention(name, q=(2, 2, 4, 3), k=None, width=None, mask=None, bias=None, sc
 
     make = [normal(*shapes[0], scale=scale_of_q), *(normal(*s) for s in shapes[1:])]
     make += [m for m in (mask, bias) if m]
-    return Case(f"attention/{name}", ours, theirs, tuple(make), smooth=smooth)
+    return Case(f"attention/{name}", ours, theirs, tuple(make), smooth=smooth, options=options)
 
 
 def with_gaps(*shape):
