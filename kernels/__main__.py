@@ -69,7 +69,7 @@ def check(args):
 
 
 def tune(args):
-    from bench.gpu_check import Device, NotRun
+    from bench.gpu.device import Device, NotRun
     from kernels import tune
     from tests.specs import BENCH, CASES
 

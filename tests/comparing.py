@@ -60,16 +60,21 @@ def _one_draw(case, dtype, number, layout, subject, device) -> dict:
     """{"output 0" or "gradient of input 1": Draw} for one draw of the inputs."""
     arrays = case.arrays(dtype, number)
     draw_dys = lambda outputs: random_dys(case, outputs, dtype, number)
-    oracle, oracle_grads, dys = _run_torch(case, case.oracle or case.torch, arrays, np.float64, draw_dys)
-    theirs, their_grads = _yardstick(case, arrays, dtype, dys, device) or (
+    oracle, oracle_grads, dys = run_torch(case, case.oracle or case.torch, arrays, np.float64, draw_dys)
+    theirs, their_grads = yardstick(case, arrays, dtype, dys, device) or (
         [None] * len(oracle),
         [None] * len(oracle_grads),
     )
-    ours, our_grads = subject(case, [layout(a) for a in arrays], dys)
-    assert len(ours) == len(oracle), f"{case.name}: {len(ours)} outputs, should be {len(oracle)}"
+    ours = subject(case, [layout(a) for a in arrays], dys)
+    return drawn(case, arrays, ours, (oracle, oracle_grads), (theirs, their_grads))
+
+
+def drawn(case, arrays, ours, oracle, theirs) -> dict:
+    """{"output 0" or "gradient of input 1": Draw} from what three computed, each as (outputs, gradients)."""
+    assert len(ours[0]) == len(oracle[0]), f"{case.name}: {len(ours[0])} outputs, should be {len(oracle[0])}"
     given = rms(np.concatenate([np.ravel(a).astype(np.float64) for a in arrays if a.dtype.kind == "f"]))
-    found = {f"output {i}": Draw(*three, given) for i, three in enumerate(zip(ours, oracle, theirs))}
-    for i, (g, o, t) in enumerate(zip(our_grads, oracle_grads, their_grads)):
+    found = {f"output {i}": Draw(*three, given) for i, three in enumerate(zip(ours[0], oracle[0], theirs[0]))}
+    for i, (g, o, t) in enumerate(zip(ours[1], oracle[1], theirs[1])):
         if o is None:  # torch found no way from this input to the outputs
             assert g is None or not g.any(), f"{case.name}: gradient of input {i} is {g}, torch has none"
         else:
@@ -77,10 +82,10 @@ def _one_draw(case, dtype, number, layout, subject, device) -> dict:
     return found
 
 
-def _yardstick(case, arrays, dtype, dys, device):
+def yardstick(case, arrays, dtype, dys, device):
     """torch in the dtype under test: (outputs, gradients), or None where it has no float16 implementation."""
     try:
-        return _run_torch(case, case.torch, arrays, dtype, lambda outputs: dys, device)[:2]
+        return run_torch(case, case.torch, arrays, dtype, lambda outputs: dys, device)[:2]
     except RuntimeError as error:
         if dtype != np.float16 or "not implemented" not in str(error):
             raise
@@ -106,7 +111,7 @@ def torch_backward(outputs, dys):
     torch.autograd.backward([y for y, _ in used], [dy for _, dy in used])
 
 
-def _run_torch(case, f, arrays, dtype, draw_dys, device="cpu"):
+def run_torch(case, f, arrays, dtype, draw_dys, device="cpu"):
     """(outputs, gradients, dys) as arrays; draw_dys: outputs -> an array or None for each."""
     inputs = torch_inputs(case, arrays, dtype, device)
     y = f(*inputs)

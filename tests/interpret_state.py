@@ -1,9 +1,12 @@
 """What no case reaches, under the interpreter: `TRITON_INTERPRET=1 python -m tests.interpret_state`.
 
 State operations (optimisers, clipping, running statistics, caches, the step counter), masks and noise that kernels draw
-themselves, and work cut into several chunks. The oracle is the reference in float64, the yardstick the reference in
-float32; masks must be the same bits. Prints one line a check; an exception ends it with code 1.
+themselves, sums too long for a case, and work cut into several chunks. The oracle is the reference in float64, the
+yardstick the reference in float32; masks must be the same bits. Prints one line a check, and how far loops and grids
+went (tests/trips.py) as a last line of JSON; an exception ends it with code 1.
 """
+
+import json
 
 import numpy as np
 
@@ -14,6 +17,8 @@ from core.dispatch import forward, on, recording, run_, use
 from core.reference import random as reference
 from kernels import launch
 from kernels.gpu import random as gpu_random
+from kernels.gpu.common import add_up
+from tests import trips
 from tests.comparing import judged
 from tests.parity import Draw, judge
 from tests.specs import BY_NAME
@@ -65,26 +70,29 @@ def running(mean, var, m, v):
 
 
 def main():
+    trips.watch()
     arrays = [RNG.standard_normal(s) for s in (*SHAPES, *SHAPES)]
     agree("adam", optimiser(lambda p: optim.Adam(p, 1e-2, weight_decay=0.1)), *arrays)
     agree("adamw", optimiser(lambda p: optim.AdamW(p, 1e-2)), *arrays)
     agree("sgd", optimiser(lambda p: optim.SGD(p, 1e-2, momentum=0.9, nesterov=True, weight_decay=0.1)), *arrays)
-    agree("clip_grad_norm", clipped, *arrays[:6])
+    agree("clip_grad_norm", clipped, *arrays[:6], RNG.standard_normal((33, 17)))
     agree("running_stats", running, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))
     cache_and_step()
     drawn_masks()
     noise()
     noise_drawn_again()
+    long_sums()
     chunks()
     print("kernels launched:", " ".join(sorted(launch.COUNT)))
+    print(json.dumps(trips.report()))
 
 
 def cache_and_step():
-    buffer, x, step = np.zeros((2, 3, 9, 4), np.float32), RNG.standard_normal((2, 3, 2, 4)).astype("f"), np.array(7)
+    buffer, x, step = np.zeros((2, 3, 9, 4), np.float32), RNG.standard_normal((2, 3, 5, 4)).astype("f"), np.array(7)
     with on("cuda"), use("kernels"):
-        run_("cache_", buffer, x, 5)
+        run_("cache_", buffer, x, 3)
         run_("advance_", step)
-    assert np.array_equal(buffer[:, :, 5:7], x) and not buffer[:, :, :5].any() and not buffer[:, :, 7:].any()
+    assert np.array_equal(buffer[:, :, 3:8], x) and not buffer[:, :, :3].any() and not buffer[:, :, 8:].any()
     assert step == 8
     print("cache and step")
 
@@ -138,6 +146,31 @@ def noise_drawn_again():
     assert all(np.array_equal(one, other) for one, other in zip(*found)) and {b for _, b in log} == {"triton"}, log
     assert all(x is None or x.size == 1 or np.shares_memory(x, logvar) for x in saved)
     agree("reparameterize", lambda m, v, n: [F.reparameterize(m, v, noise=n).data], mu, logvar, given)
+
+
+def with_gradients(f):
+    """f's result, which is one number, and the gradients of its floating arguments."""
+
+    def g(*arrays):
+        leaves = [Tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+        y = f(*leaves)
+        y.backward()
+        return [y.data, *(leaf.grad for leaf in leaves if leaf.requires_grad)]
+
+    return g
+
+
+def long_sums():
+    """Losses of enough elements for several trips of the kernels that add up their parts."""
+    z, mu, logvar = (RNG.standard_normal(s) for s in ((200, 5), (3, 13), (3, 13)))
+    x, t, targets = RNG.standard_normal((3, 211)), RNG.random((3, 211)), RNG.integers(0, 5, 200)
+    agree("elbo", with_gradients(lambda x, mu, logvar: F.elbo(x, t.astype(x.dtype), mu, logvar)), x, mu, logvar)
+    agree("gaussian_kl", with_gradients(F.gaussian_kl), mu, logvar)
+    agree("reparameterize", with_gradients(lambda m, v: F.reparameterize(m, v, noise=m.data * 2).sum()), mu, logvar)
+    agree("cross_entropy", with_gradients(lambda z: F.cross_entropy(z, targets)), z)
+    parts = np.abs(RNG.standard_normal(2500)).astype(np.float32)
+    judge("add_up", [Draw(add_up(parts, "float32", 0.5), parts.sum(dtype=float) * 0.5, parts.sum() / 2)], np.float32)
+    print("long sums")
 
 
 def chunks():

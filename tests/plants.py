@@ -6,7 +6,7 @@
 A plant is an edit of one file in a copy of the project, and the tests that a change there would be met by. They run
 once unedited, which must pass, and once with each edit, which must fail. test_harness.py plants errors in the
 dispatch table instead, which takes no copy and runs with every `make test`; this one shows that nothing stands between
-those and the code as it is written. Plants in GPU kernels are met by the interpreter.
+those and the code as it is written. Plants in GPU kernels (tests/plants_gpu.py) are met by the interpreter.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import tempfile
 from tqdm import tqdm
 
 from tests.garden import Garden, Plant
+from tests.plants_gpu import KERNELS
 
 OPS = "tests/test_torch.py tests/test_gradients.py tests/test_purity.py"  # what every operation goes through
 
@@ -23,12 +24,6 @@ OPS = "tests/test_torch.py tests/test_gradients.py tests/test_purity.py"  # what
 def op(file, old, new, name):
     """An edit of an operation: its own cases meet it."""
     return Plant(f"core/reference/{file}", old, new, f"{OPS} -k {name}/")
-
-
-def gpu(file, old, new, op, case=""):
-    """An edit of a GPU kernel: the interpreter meets it."""
-    case = f" --case {case}" if case else ""
-    return Plant(f"kernels/gpu/{file}", old, new, f"interpret {op} --dtype float32{case}")
 
 
 PLANTS = {
@@ -195,9 +190,9 @@ PLANTS = {
         "tests/test_reparameterize.py",
     ),
     "float64-normals-by-a-float32-kernel": Plant(
-        "core/dispatch.py",
-        'np.dtype(attrs["dtype"]) if "dtype" in attrs else arrays',
-        "arrays",
+        "core/table.py",
+        'np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype',
+        "dtype",
         "tests/test_dispatch.py",
     ),
     "tf32-by-default": Plant(
@@ -227,42 +222,7 @@ PLANTS = {
         "array.transpose(2, 3, 0, 1) if",
         "tests/test_nn_optim.py tests/test_twins.py",
     ),
-    # in GPU kernels
-    "gpu-attention-rescale-dropped": gpu(
-        "attention.py", "v, y * shrink[:, None], input", "v, y, input", "attention", "past"
-    ),
-    "gpu-attention-last-block-skipped": gpu(
-        "attention.py",
-        "hi = tl.minimum(lo + length, Tk)",
-        "hi = tl.minimum(lo + length, Tk - 1) // BLOCK_N * BLOCK_N",
-        "attention",
-        "past",
-    ),
-    "gpu-attention-causal-tile-short": gpu(
-        "attention.py", "first + BLOCK_M + offset)", "first + offset)", "attention", "causal"
-    ),
-    "gpu-attention-combine-unweighed": gpu(
-        "attention.py", "tl.sum(parts * share[:, None], 0)", "tl.sum(parts, 0)", "attention", "many-keys"
-    ),
-    "gpu-conv-phase-offset": gpu(
-        "conv.py",
-        "first = (r + AXIS.padding) // AXIS.gcd",
-        "first = (r + 1 + AXIS.padding) // AXIS.gcd",
-        "conv_transpose2d",
-        "stride-2-gan",
-    ),
-    "gpu-z-loss-without-its-top": gpu(
-        "losses.py", "z_loss * (top + rest) * (top + rest)", "z_loss * rest * rest", "cross_entropy", "z-loss"
-    ),
-    "gpu-hinge-gradient-at-its-kink": gpu(
-        "adversarial.py",
-        "tl.where(1.0 + x <= 0.0, 0.0, 1.0)",
-        "tl.where(1.0 + x < 0.0, 0.0, 1.0)",
-        "discriminator_loss",
-    ),
-    "gpu-bce-log1p-lost": gpu(
-        "common.py", "tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0))", "tl.log(u)", "bce_with_logits", "confident"
-    ),
+    **KERNELS,
 }
 
 

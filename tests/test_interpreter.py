@@ -1,6 +1,7 @@
 """Every GPU kernel without a GPU: judged under Triton's interpreter, and compiled for GPUs that are not there.
 
-The interpreter is serial Python: it proves algebra and indexing. The compiler proves that code is generated, without
+The interpreter is serial Python: it proves algebra and indexing, of loops that go round often enough, which is counted
+and asked for. The compiler proves that code is generated, without
 spills and on tensor cores. Neither proves what a device makes of it: that is `make gpu-check`.
 """
 
@@ -15,11 +16,14 @@ import pytest
 
 from core.op import Op
 from core.table import TABLE, Kernel
+from tests import trips
 from tests.specs import FAMILIES
 from tests.test_house import ROOT
 from tests.test_kernel_sources import FILES, kernels, wrappers
 
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+SDPA = {"SDPA flash", "SDPA cudnn", "SDPA efficient", "SDPA math"}  # which of them there are on a CPU is torch's matter
+NO_LIGER = "not run: liger_kernel is not installed"
 GROUPS = {**FAMILIES, "shape and sums": ("sum", "mean", "max", "min", "embedding")}
 
 
@@ -54,11 +58,27 @@ def test_interpreted_kernels_pass_the_judge_in_both_dtypes_and_every_case(group)
     check(_interpret(GROUPS[group]))
 
 
-def test_state_operations_masks_noise_and_chunks():
+@pytest.fixture(scope="module")
+def state():
+    """The process that checks what no case reaches."""
     environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "tests.interpret_state"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_state_operations_masks_noise_and_chunks(state):
+    assert state.returncode == 0, state.stdout + state.stderr[-3000:]
+
+
+def test_every_loop_went_round_and_every_axis_had_programs(reports, state):
+    """Three trips with a ragged last one, two programs on an axis, and what tests/trips.py demands by name."""
+    total = trips.merged([*reports.values(), json.loads(state.stdout.splitlines()[-1])])
+    assert trips.missing(total) == []
+    for name in total["trips"]:  # and what is asked for would be missed
+        less = {**total, "trips": {**total["trips"], name: [2, 2]}}
+        assert [lack.partition(": ")[0] for lack in trips.missing(less)] == [name]
+    asked = len(trips.loops()) + sum(map(len, trips.axes().values())) + sum(map(len, trips.DEMANDS.values()))
+    assert len(trips.missing(trips.merged([]))) == asked
 
 
 def launched_in_source() -> set:
@@ -110,6 +130,10 @@ def test_a_dry_run_of_the_gpu_check_passes(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {f"{p}.json" for p in ("smoke", "parity", "sanitizer", "kernels")}
+    rows = json.loads((tmp_path / "kernels.json").read_text())["rows"]
+    right = {row["who"] for row in rows if row["passed"]}
+    assert right == {"ours", "torch eager", "cuDNN NCHW", "cuDNN channels last", *right & SDPA, "torch.compile"}
+    assert "SDPA math" in right and {row["fault"] for row in rows if row["who"] == "Liger"} == {NO_LIGER}
 
 
 def test_without_cupy_or_a_gpu_there_is_one_clear_line():

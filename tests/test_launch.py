@@ -100,7 +100,7 @@ def test_tuning_refuses_wrong_numbers():
     """A configuration whose results are wrong is out: here, because the kernel itself is."""
     code = """
 import numpy as np
-from bench.gpu_check import Device
+from bench.gpu.device import Device
 from kernels import gpu, tune
 import kernels.gpu.variational as v
 from tests.specs import BY_NAME

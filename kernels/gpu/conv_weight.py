@@ -155,7 +155,8 @@ def before_activation(dy, kept, act, negative_slope, bias):
         return dy, None
     pixels, config = dy.size // c, blocks("conv", "activation_backward", dy.dtype, c)
     columns = cdiv(c, config["BLOCK_N"])
-    share = max(cdiv(cdiv(pixels, cdiv(PROGRAMS, columns)), config["BLOCK_M"]), 1) * config["BLOCK_M"]
+    strips = cdiv(config.pop("PROGRAMS"), columns)
+    share = max(cdiv(cdiv(pixels, strips), config["BLOCK_M"]), 1) * config["BLOCK_M"]
     parts = max(cdiv(pixels, share), 1)
     dx = xp.empty_like(dy) if act is not None else dy
     part = xp.empty((parts, c), "float32") if bias else None

@@ -40,7 +40,8 @@ def conv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0, 
         y = TF.conv2d(channels_first(x), torch_weights(w), b, **options)
         return ACTS[act](channels_last(y))
 
-    return Case(f"conv2d/{name}", ours, theirs, _arrays(x, w, w[3] if bias else 0, maker, scale), smooth=smooth)
+    make = _arrays(x, w, w[3] if bias else 0, maker, scale)
+    return Case(f"conv2d/{name}", ours, theirs, make, smooth=smooth, options={"act": act, **options})
 
 
 def deconv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0, **options):
@@ -52,9 +53,8 @@ def deconv(name, x, w, bias=True, act=None, maker=normal, smooth=True, scale=1.0
     def theirs(x, w, b=None):
         return ACTS[act](channels_last(TF.conv_transpose2d(channels_first(x), torch_weights(w), b, **options)))
 
-    return Case(
-        f"conv_transpose2d/{name}", ours, theirs, _arrays(x, w, w[2] if bias else 0, maker, scale), smooth=smooth
-    )
+    make = _arrays(x, w, w[2] if bias else 0, maker, scale)
+    return Case(f"conv_transpose2d/{name}", ours, theirs, make, smooth=smooth, options={"act": act, **options})
 
 
 CONV = [
@@ -221,6 +221,7 @@ def _norms():
     yield train("large-mean", (64, 3), x=normal(64, 3, mean=100.0))
     yield train("large-mean-image", (4, 9, 9, 2), x=normal(4, 9, 9, 2, mean=100.0))
     yield train("many-values", (6, 20, 20, 2))
+    yield train("past-a-block", (233, 19))  # with tiles of 16: strips of three, the last not full, and two of channels
     yield evaluate("rows", (6, 3))
     yield evaluate("no-weight", (6, 3), affine="b")
     yield evaluate("bare", (6, 3), affine="")

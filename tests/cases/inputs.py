@@ -49,6 +49,7 @@ class Case(NamedTuple):
     fixed: tuple = ()  # positions of floating inputs that want no gradient: targets, noise, running statistics
     oracle: Callable | None = None  # instead of `torch` in float64, where torch's own formula loses digits even there
     smooth: bool = True  # False where finite differences mean nothing: ties, kinks, infinities, float32 inside
+    options: dict = {}  # how a convolution or attention is called: the GPU's benches call other libraries' like this
 
     @property
     def op(self) -> str:

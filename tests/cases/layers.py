@@ -35,7 +35,7 @@ def attention(name, q=(2, 2, 4, 3), k=None, width=None, mask=None, bias=None, sc
 
     make = [normal(*shapes[0], scale=scale_of_q), *(normal(*s) for s in shapes[1:])]
     make += [m for m in (mask, bias) if m]
-    return Case(f"attention/{name}", ours, theirs, tuple(make), smooth=smooth)
+    return Case(f"attention/{name}", ours, theirs, tuple(make), smooth=smooth, options=options)
 
 
 def with_gaps(*shape):
@@ -178,6 +178,7 @@ NORMS = [
     norm("constant-rows", 2, 4, x=value([[3.0] * 4, [-1.0] * 4]), smooth=False),
     norm("large-mean", 8, 33, x=normal(8, 33, mean=100.0)),
     norm("small-values", 6, 5, x=normal(6, 5, scale=1e-3), smooth=False),
+    norm("past-a-block", 13, 37),  # with blocks of 16: three to a row, and several rows to a program
     norm("many-rows", 1500, 4),
     norm("wide", 3, 1100),
 ]

@@ -165,6 +165,7 @@ def _linear():
         ("no-inputs", (2, 0), (4, 0)),
         ("one-output", (7, 3), (1, 3)),
         ("many-rows", (1500, 3), (2, 3)),
+        ("past-a-block", (85, 41), (37, 41)),  # with tiles of 16: several each way, none of the last full
     ]:
         yield Case(f"linear/{label}", linear, TF.linear, (normal(*x), normal(*w), normal(w[0])))
     yield Case("linear/no-bias", linear, TF.linear, (normal(5, 3), normal(4, 3)))

@@ -1,0 +1,190 @@
+"""The part `kernels`: times of the models' layers, ours beside every peer's, after all their answers were checked.
+
+A row is one contender on one case in one precision: its largest error against float64, and for each pass milliseconds
+(a cold L2, the median with its 20 % and 80 % quantiles), the host's milliseconds, the floor and the part of it that was
+reached. Our rows also hold the ratio to the best peer; over 1 we are faster. Losing rows stay.
+
+Ours run in one child process, torch's in another (torch.compile and Liger want Triton with torch's driver, ours is
+CuPy's). Before anything is timed our kernels are compiled by several processes at once; torch.compile comes last.
+"""
+
+import functools
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from bench.gpu import floors
+from bench.gpu.device import PRECISIONS, NotRun, as_tuple
+from bench.gpu.worker import Worker
+from core import dispatch
+from tests import comparing, parity
+from tests.specs import BENCH, BY_NAME
+
+COMPILERS = 8  # processes that compile at once
+COMPILING, TIMING = 120, 90  # seconds for one question
+SAME = 0.05  # a peer whose largest error is above this computes something else
+PASSES = ("forward", "forward and backward")
+DRY = (  # small relatives of the benches' cases
+    *("conv2d/one-pixel-out", "conv_transpose2d/one-pixel", "attention/causal", "attention/one-token"),
+    *("layer_norm/rows", "cross_entropy/mean-3d", "linear/no-bias"),
+)
+
+# --- asking ----------------------------------------
+
+
+def chosen(device, precision):
+    """The cases of a precision."""
+    if not device.dry:
+        return BENCH
+    return [BY_NAME[name] for name in (DRY if precision == PRECISIONS[0] else DRY[-1:])]
+
+
+def kernels(device, until):
+    """All rows, each as soon as it is there."""
+    from bench.gpu import peers
+
+    jobs = [(c.name, p.name, who) for p in PRECISIONS for c in chosen(device, p) for who in peers.contenders(c)]
+    jobs.sort(key=lambda job: job[2] == peers.COMPILED)
+    command = [sys.executable, "-m", "bench.gpu_check", "--worker", *(["--dry"] if device.dry else [])]
+    workers = [Worker(command) for _ in range(1 if device.dry else COMPILERS)]
+    try:
+        half = time.monotonic() + (until - time.monotonic()) / 2
+        compile_first(workers, [job for job in jobs if job[2] == "ours"], half)
+        for worker in workers[1:]:
+            worker.close()  # the last one starts anew, for torch: with a driver of torch's own
+        rows: list = []
+        for job in jobs:
+            rows.append(asked(workers[0 if job[2] == "ours" else -1], job, until))
+            compare(rows)
+            yield rows[-1]
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def compile_first(workers, jobs, until):
+    """Each worker runs its share of our cases once: what it compiles, the others find on the disk."""
+
+    def share(i):
+        for job in jobs[i :: len(workers)]:
+            asked(workers[i], job, until, "compile", COMPILING)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(share, range(len(workers))))
+
+
+def asked(worker, job, until, task="time", limit=TIMING) -> dict:
+    row = dict(zip(("case", "precision", "who"), job))
+    left = until - time.monotonic()
+    if left <= 0:
+        return {**row, "passed": False, "fault": "not run: out of time"}
+    answer = worker.ask({"task": task, **row}, min(limit, left))
+    if row["who"] != "ours" and not answer["passed"] and not answer["fault"].startswith("not run"):
+        answer["fault"] = f"not run: {answer['fault']}"  # a peer that fails is no fault of ours
+    return {**row, **answer}
+
+
+def compare(rows):
+    """Put the ratio to the best peer so far into our row of the case that the last row is about."""
+    same = [r for r in rows if r["passed"] and (r["case"], r["precision"]) == (rows[-1]["case"], rows[-1]["precision"])]
+    ours = next((r for r in same if r["who"] == "ours"), None)
+    if ours is None:
+        return
+    for name in PASSES:
+        peers = [r for r in same if r["who"] != "ours" and name in r]
+        if peers:
+            best = min(peers, key=lambda r: r[name]["ms"])
+            ratio = round(best[name]["ms"] / max(ours[name]["ms"], 1e-9), 3)
+            ours[name].update(ratio=ratio, best_peer=best["who"])
+
+
+def summary(rows):
+    """A line for each of our rows: time, part of the floor, ratio to the best peer."""
+    for row in rows:
+        if row["passed"] and row.get("who") == "ours":
+            for name in PASSES:
+                r = row[name]
+                part = f", {100 * r['of_floor']:.0f} % of the floor by {r['of']}" if "of" in r else ""
+                ratio = f", {r['ratio']} x {r['best_peer']}" if "ratio" in r else ""
+                yield f"  {row['case']} {row['precision']} {name}: {r['ms']} ms{part}{ratio}, error {row['error']:.1e}"
+
+
+# --- answering ----------------------------------------
+
+
+def answer(device, question) -> dict:
+    """The child's answer to one question."""
+    case, precision = BY_NAME[question["case"]], next(p for p in PRECISIONS if p.name == question["precision"])
+    try:
+        device.set_torch(precision)
+        if question["task"] == "compile":
+            return {"passed": True, "fault": "", **compiled(device, case, precision)}
+        return {"passed": True, "fault": "", **timed(device, case, precision, question["who"])}
+    except (NotRun, dispatch.KernelLimit) as why:
+        return {"passed": False, "fault": f"not run: {why}"}
+    except Exception as error:
+        return {"passed": False, "fault": f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"}
+
+
+def compiled(device, case, precision) -> dict:
+    """Run a case by our kernels, so that all of them are compiled."""
+    arrays = case.arrays(precision.dtype)
+    with device.kernels(precision.tf32):
+        outputs = as_tuple(case.ours(*device.tensors(case, arrays)))
+    device.run(case, arrays, comparing.random_dys(case, outputs, precision.dtype), precision.tf32)
+    return {}
+
+
+@functools.lru_cache(4)
+def known(name, precision):
+    """(inputs, dys, the oracle's outputs and gradients in float64) of a case."""
+    case, dtype = BY_NAME[name], np.dtype(precision.dtype)
+    arrays = case.arrays(dtype)
+    draw = lambda outputs: comparing.random_dys(case, outputs, dtype)
+    *oracle, dys = comparing.run_torch(case, case.oracle or case.torch, arrays, np.float64, draw)
+    return arrays, dys, oracle
+
+
+def timed(device, case, precision, who) -> dict:
+    """Error and times of one contender; what is wrong raises instead."""
+    from bench.gpu import peers, timing
+
+    arrays, dys, oracle = known(case.name, precision)
+    results = peers.make(device, who, case, arrays, dys, precision).results()
+    right = judged(device, case, precision) if who == "ours" else same(case, arrays, results, oracle, precision)
+    row = {"error": right, "tf32": precision.tf32}
+    work, peak = floors.work(case, arrays, results), floors.peaks(device.name)
+    run = peers.make(device, who, case, arrays, dys, precision)  # Liger has written over the last one's inputs
+    clock = timing.clock(device, "cupy" if who == "ours" else "torch")
+    for name, f in zip(PASSES, (run.forward, run.both)):
+        if name == "forward" and who == "Liger" and case.op in peers.WITH_GRADIENT:
+            continue  # it would be compared with a forward pass that computes no gradient
+        row[name] = timing.measured(f, clock)
+        if peak is not None:
+            floor = floors.floor_ms(work[name], precision, peak)
+            row[name].update(floor, of_floor=round(floor["floor_ms"] / max(row[name]["ms"], 1e-9), 4))
+    return row
+
+
+def judged(device, case, precision) -> float:
+    """Our largest error against float64, once the judge has let all outputs and gradients pass."""
+    run = functools.partial(device.run, tf32=precision.tf32)
+    most = 1 if device.dry else comparing.MOST
+    found = comparing.judged(case, np.dtype(precision.dtype), subject=run, device=device.torch, most=most)
+    for c in found:
+        if c.verdict.fault:
+            raise ArithmeticError(f"{c.what}: {c.verdict.fault}")
+    return max(c.verdict.ours.max for c in found)
+
+
+def same(case, arrays, results, oracle, precision) -> float:
+    """A peer's largest error against float64, if it computes the same thing at all."""
+    nobody = [[None] * len(part) for part in oracle]
+    draws = comparing.drawn(case, arrays, results, oracle, nobody)
+    verdicts = {what: parity.assess([draw], precision.dtype) for what, draw in draws.items()}
+    for what, verdict in verdicts.items():
+        if verdict.ours.max > SAME or (verdict.fault and not verdict.entries):
+            raise NotRun(f"{what} is another: {verdict.fault}")
+    return max(verdict.ours.max for verdict in verdicts.values())

@@ -1,0 +1,67 @@
+"""The clock: milliseconds on the GPU by events, each call with a cold L2, and the host's by its own clock."""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+WARM = 3  # calls before
+REPEATS = 30  # timed calls
+CALLS = 50  # calls in a row, without waiting, whose host time is divided by their number
+FLUSH = 64 << 20  # bytes written between timed calls: more than any L2
+
+
+class Clock(NamedTuple):
+    """start() and stop() stand around a call; stop() gives milliseconds. flush() empties the L2."""
+
+    flush: Any
+    start: Any
+    stop: Any
+    wait: Any
+    repeats: int
+    calls: int
+
+
+def clock(device, library) -> Clock:
+    """The clock for work that "cupy" or "torch" starts; in a dry run the host's."""
+    if device.dry:
+        begun: list = []
+        start = lambda: begun.append(time.perf_counter())
+        return Clock(lambda: None, start, lambda: 1e3 * (time.perf_counter() - begun.pop()), lambda: None, 1, 1)
+    if library == "cupy":
+        cuda, flush = device.xp.cuda, device.xp.empty(FLUSH, "uint8")
+        begin, end = cuda.Event(), cuda.Event()
+        stop = lambda: _between(end, lambda: cuda.get_elapsed_time(begin, end))
+        return Clock(lambda: flush.fill(0), begin.record, stop, cuda.Device().synchronize, REPEATS, CALLS)
+    import torch
+
+    empty = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    stop = lambda: _between(last, lambda: first.elapsed_time(last))
+    return Clock(empty.zero_, first.record, stop, torch.cuda.synchronize, REPEATS, CALLS)
+
+
+def _between(end, elapsed) -> float:
+    end.record()
+    end.synchronize()
+    return elapsed()
+
+
+def measured(f, clock: Clock) -> dict:
+    """Of the GPU the median of some calls, with the 20 % and 80 % quantiles; of the host the mean of calls in a row."""
+    for _ in range(min(clock.repeats, WARM)):
+        f()
+    times = []
+    for _ in range(clock.repeats):
+        clock.flush()
+        clock.start()
+        f()
+        times.append(clock.stop())
+    clock.wait()
+    began = time.perf_counter()
+    for _ in range(clock.calls):
+        f()
+    host = 1e3 * (time.perf_counter() - began) / clock.calls
+    clock.wait()
+    low, median, high = (float(q) for q in np.quantile(times, (0.2, 0.5, 0.8)))
+    return {"ms": round(median, 5), "low": round(low, 5), "high": round(high, 5), "host_ms": round(host, 5)}
