@@ -1,6 +1,7 @@
 """What is measured, and what is made of the measurements.
 
 python -m bench step MODEL a training step beside PyTorch's, in turns; --help says how
+python -m bench ops [PATTERN] single operations beside PyTorch's
 python -m bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
 python -m bench report     the tables, pages and pictures of bench/results again, and the README's
 """
@@ -57,6 +58,13 @@ def report(args):
     write_parity()
 
 
+def run_ops(args):
+    """Needs torch for its cases: imported here, as above."""
+    from bench import ops
+
+    ops.run(args)
+
+
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -68,10 +76,14 @@ def main(arguments=None) -> int:
     stepping.add_argument("--preset", default="demo", help="default demo")
     stepping.add_argument("--batch", type=int, default=0, help="0, the default: the preset's")
     stepping.add_argument("--compile", action="store_true", help="torch.compile the twin")
-    stepping.add_argument("--pairs", type=positive, default=step.PAIRS, help=f"turns of each; default {step.PAIRS}")
-    stepping.add_argument("--anyway", action="store_true", help="measure though other programs use the cores")
-    stepping.add_argument("--record", action="store_true", help="keep the row in bench/results/cpu.json")
     stepping.set_defaults(run=step.run)
+    single = commands.add_parser("ops", help="single operations beside PyTorch's")
+    single.add_argument("pattern", nargs="?", default="", help="only cases whose name holds this")
+    single.set_defaults(run=run_ops)
+    for command, pairs, file in ((stepping, step.PAIRS, step.RESULTS), (single, 9, "bench/results/cpu-ops.json")):
+        command.add_argument("--pairs", type=positive, default=pairs, help=f"turns of each; default {pairs}")
+        command.add_argument("--anyway", action="store_true", help="measure though other programs use the cores")
+        command.add_argument("--record", action="store_true", help=f"keep the rows in {file}")
     row = commands.add_parser("row", help="one row of it")
     row.add_argument("--model", choices=MODELS, required=True)
     row.add_argument("--preset", default="demo", help="default demo")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.gpu import floors
+from bench import floors
 from bench.gpu.device import PRECISIONS, Device, NotRun, as_tuple
 from bench.gpu.kernels import answer, kernels, summary
 from bench.gpu.worker import answer_all

@@ -1,94 +1,41 @@
 """A training step beside its twin in PyTorch: `python -m bench step MODEL [--preset P] --batch N [--compile]`.
 
-Each side runs in a process of its own, and they take turns: A B A B. Whoever waits is stopped by a signal, because the
-spinning threads of the one would take the other's cores. torch has its best setting: fused Adam, and of OMP_WAIT_POLICY
-active and passive, and for images of both memory formats, what is fastest in a first round; if it is faster on one
-thread than on all, both sides have one. The ratio is the median over pairs of turns, with its 10 to 90 % spread.
+Each side has a process of its own, and they take turns (bench/turns.py). torch has its best setting: fused Adam, and
+of OMP_WAIT_POLICY active and passive, and for images of both memory formats, what is fastest in a first round; if it is
+faster on one thread than on all, both sides have one. The ratio is the median over pairs of turns.
 """
 
 import itertools
 import json
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
+from bench.turns import Setting, Side, check_idle, spread
 from core import threads
 
-IMAGES = ("gan", "vae", "diffusion")
+IMAGES = ("gan", "vae")
 TURN = 1.0  # seconds
 PAIRS = 15
-LOST = 0.05  # of a core's time: with more, somebody else is using it
-RESULTS = Path(__file__).parent / "results" / "cpu.json"
+RESULTS = Path(__file__).parent / "results" / "cpu-steps.json"
 
 
-class Setting(NamedTuple):
-    """How a side runs; the last two are torch's."""
+class Stepper(Side):
+    """One side's model."""
 
-    threads: int
-    policy: str = "passive"  # OMP_WAIT_POLICY
-    memory_format: str = "contiguous_format"
-
-    def __str__(self):
-        return f"{self.threads} threads, {self.policy}, {self.memory_format.removesuffix('_format')}"
-
-
-class Side:
-    """A worker process, stopped except during its turns."""
-
-    def __init__(self, name, args, setting: Setting, compiled=False):
-        self.name, self.steps, self.peak = name, 1, 0.0
-        options = ["--preset", args.preset, "--batch", str(args.batch), "--threads", str(setting.threads)]
-        options += ["--format", setting.memory_format, *(["--compile"] if compiled else [])]
-        count = {key: str(setting.threads) for key in ("ASSAY_THREADS", "OMP_NUM_THREADS")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", name, args.model, *options],
-            env={**os.environ, "OMP_WAIT_POLICY": setting.policy, **count},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-        self.process.send_signal(signal.SIGSTOP)
+    def __init__(self, who, args, setting: Setting, compiled=False):
+        options = ["--preset", args.preset, "--batch", str(args.batch), "--format", setting.memory_format]
+        super().__init__(["step", who, args.model, *options, *(["--compile"] if compiled else [])], setting)
+        self.steps, self.peak = 1, 0.0
         self.steps = max(1, round(TURN / self.turn()))
-
-    def _answer(self) -> dict:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise ValueError(f"the process of {self.name} ended: see above")
-        return json.loads(line)
 
     def turn(self) -> float:
         """Median seconds of a step in one turn."""
-        assert self.process.stdin is not None
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(f"{self.steps}\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        self.process.send_signal(signal.SIGSTOP)
+        answer = self.ask(self.steps)
         self.peak = answer["peak"]
         return statistics.median(answer["seconds"])
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def check_idle():
-    """Raise ValueError if a core is in use: each is spun for a second, and has to get that second."""
-    spin = "import time\nb = time.perf_counter()\nwhile time.perf_counter() - b < 1: pass\nprint(time.process_time())"
-    began = [subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) for _ in range(threads.COUNT)]
-    lost = max(1 - float(p.communicate()[0]) for p in began)
-    if lost > LOST:
-        raise ValueError(f"a core lost {lost:.0%} of a second to other programs: timings would be wrong (see --anyway)")
 
 
 def best_setting(args) -> Setting:
@@ -102,7 +49,7 @@ def best_setting(args) -> Setting:
 def _fastest(args, settings) -> Setting:
     times = []
     for setting in tqdm(settings, "torch's settings", leave=False):
-        side = Side("torch", args, setting)
+        side = Stepper("torch", args, setting)
         times.append((min(side.turn() for _ in range(3)), setting))
         side.close()
     return min(times)[1]
@@ -113,27 +60,20 @@ def compare(args) -> dict:
     if not args.anyway:
         check_idle()
     setting = best_setting(args)
-    torch, ours = Side("torch", args, setting, args.compile), Side("ours", args, Setting(setting.threads))
+    torch, ours = Stepper("torch", args, setting, args.compile), Stepper("ours", args, Setting(setting.threads))
     try:
         pairs = [(ours.turn(), torch.turn()) for _ in tqdm(range(args.pairs), "pairs of turns")]
     finally:
         ours.close()
         torch.close()
-    ratios = [b / a for a, b in pairs]
-    low, high = np.quantile(ratios, (0.1, 0.9))
     return {
-        "model": args.model,
-        "preset": args.preset,
-        "batch": args.batch,
-        "compiled": args.compile,
+        **{name: getattr(args, name) for name in ("model", "preset", "batch", "compile")},
         "torch": str(setting),
-        "ours_ms": 1e3 * statistics.median(a for a, _ in pairs),
-        "torch_ms": 1e3 * statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(ratios),
-        "low": float(low),
-        "high": float(high),
-        "ours_mib": ours.peak,
-        "torch_mib": torch.peak,
+        "ours_ms": round(1e3 * statistics.median(a for a, _ in pairs), 2),
+        "torch_ms": round(1e3 * statistics.median(b for _, b in pairs), 2),
+        **spread([b / a for a, b in pairs]),
+        "ours_mib": round(ours.peak),
+        "torch_mib": round(torch.peak),
     }
 
 
@@ -142,14 +82,17 @@ def run(args):
     print(f"torch: {row['torch']}{', torch.compile' if args.compile else ''}; seconds of a step are medians")
     print(f"ours  {row['ours_ms']:8.1f} ms   peak {row['ours_mib']:6.0f} MiB")
     print(f"torch {row['torch_ms']:8.1f} ms   peak {row['torch_mib']:6.0f} MiB")
-    print(f"ratio torch/ours: {row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
     if args.record:
-        record(row)
+        record(RESULTS, [row], ("model", "preset", "batch", "compile"))
+    print(f"ratio torch/ours: {row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
 
 
-def record(row):
-    """Put the row into bench/results/cpu.json, in place of one of the same model, preset and batch."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    key = lambda r: (r["model"], r["preset"], r["batch"], r["compiled"])
-    rows = sorted([*(r for r in rows if key(r) != key(row)), {**row, "date": time.strftime("%Y-%m-%d")}], key=key)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+def record(path, rows, key):
+    """Put rows into a file of results, each in place of the one that has the same `key`."""
+    name = lambda row: [row[k] for k in key]
+    new = [name(row) for row in rows]
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    date = {"date": time.strftime("%Y-%m-%d")}
+    kept = [row for row in old if name(row) not in new] + [{**row, **date} for row in rows]
+    lines = ",\n".join(json.dumps(row) for row in sorted(kept, key=name))
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

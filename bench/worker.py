@@ -1,8 +1,10 @@
-"""One side of a comparison, in a process of its own: `python -m bench.worker SIDE MODEL ...`, driven by bench/step.py.
+"""One side of a comparison, in a process of its own: `python -m bench.worker`, which bench/turns.py starts and asks.
 
-It builds the model, takes steps to warm up, and answers each line on its input, a number of steps, by a line of JSON:
-{"seconds": of each step, "peak": MiB}, the highest memory held since warming up. The side "torch" first takes one step
-together with ours, on the same batch, noise and masks: what is timed has to agree.
+step SIDE MODEL   takes training steps; asked for a number of them, it answers {"seconds": of each, "peak": MiB}, the
+                  most memory held since warming up. The side "torch" first takes one step together with ours, on the
+                  same batch, noise and masks: what is timed has to agree
+ops SIDE          runs single operations; asked [case, who, pass, times], it answers {"seconds": of each}. The first
+                  time it checks outputs and gradients against float64, and answers {"fault": ...} where they are off
 """
 
 import argparse
@@ -21,27 +23,26 @@ from models import MODELS
 TOLERANCE = 1e-3  # of a loss after one step: a different model would be off by far more, rounding by far less
 
 
-def build(args):
-    """(a function that takes one step on a batch, four batches)"""
+def stepper(args):
+    """The function that answers questions about a model's step."""
     config = MODELS[args.model].Config.preset(args.preset, **({"batch": args.batch} if args.batch else {}))
     trainer = MODELS[args.model](config)
     batches = [tuple(np.array(a) for a in batch) for batch in itertools.islice(trainer.batches("train"), 4)]
-    if args.side == "ours":
-        return trainer.step, batches
+    step = trainer.step if args.side == "ours" else twin_of(trainer, args, batches[0]).step
+    for batch in batches[:2]:
+        step(batch)
+    reset_peak()
+    return lambda steps: {"seconds": [timed(step, batches[i % 4]) for i in range(steps)], "peak": peak()}
+
+
+def twin_of(trainer, args, batch):
+    """The trainer's twin in torch, after a step in which both had the same losses."""
     import torch
 
     from bench.twins import TWINS
 
     torch.set_num_threads(args.threads)
     twin = TWINS[args.model](trainer, memory_format=getattr(torch, args.format), fused=True)
-    check(trainer, twin, batches[0])
-    if args.compile:
-        twin.train_step = torch.compile(twin.train_step)
-    return twin.step, batches
-
-
-def check(trainer, twin, batch):
-    """Raise ValueError unless both sides have the same losses on one batch."""
     with random.record() as draws:
         ours = trainer.step(batch)
     theirs = twin.step(batch, draws)
@@ -49,6 +50,38 @@ def check(trainer, twin, batch):
     for name, value in theirs.items():
         if not abs(ours[name] - value) <= TOLERANCE * max(1, abs(value)):
             raise ValueError(f"{name} is {ours[name]} with us and {value} with torch: nothing is timed")
+    if args.compile:
+        twin.train_step = torch.compile(twin.train_step)
+    return twin
+
+
+def operations(args):
+    """The function that answers questions about operations."""
+    if args.side == "torch":
+        import torch
+
+        torch.set_num_threads(args.threads)
+    from bench import ops
+
+    known: dict = {}
+
+    def answer(question):
+        case, who, what, times = question
+        if (case, who) not in known:
+            known.clear()  # one case's arrays at a time
+            known[case, who] = ops.prepare(case, who)
+        found = known[case, who]
+        if isinstance(found, str):
+            return {"fault": found}
+        return {"seconds": [timed(getattr(found, what)) for _ in range(times)]}
+
+    return answer
+
+
+def timed(f, *arguments) -> float:
+    began = time.perf_counter()
+    f(*arguments)
+    return time.perf_counter() - began
 
 
 def peak() -> float:
@@ -63,26 +96,21 @@ def reset_peak():
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m bench.worker", description=__doc__.split("\n")[0])
-    parser.add_argument("side", choices=("ours", "torch"))
-    parser.add_argument("model", choices=MODELS)
-    parser.add_argument("--preset", default="demo")
-    parser.add_argument("--batch", type=int, default=0, help="0, the default: the preset's")
-    parser.add_argument("--threads", type=int, default=1, help="torch's; ours are ASSAY_THREADS")
-    parser.add_argument("--format", default="contiguous_format", help="torch's memory format")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the step")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    stepping, ops = kinds.add_parser("step"), kinds.add_parser("ops")
+    for kind in (stepping, ops):
+        kind.add_argument("side", choices=("ours", "torch"))
+        kind.add_argument("--threads", type=int, default=1, help="torch's; ours are ASSAY_THREADS")
+    stepping.add_argument("model", choices=MODELS)
+    stepping.add_argument("--preset", default="demo")
+    stepping.add_argument("--batch", type=int, default=0, help="0, the default: the preset's")
+    stepping.add_argument("--format", default="contiguous_format", help="torch's memory format")
+    stepping.add_argument("--compile", action="store_true", help="torch.compile the step")
     args = parser.parse_args()
-    step, ready = build(args)
-    for batch in ready[:2]:
-        step(batch)
-    reset_peak()
+    answer = stepper(args) if args.kind == "step" else operations(args)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        seconds = []
-        for i in range(int(line)):
-            began = time.perf_counter()
-            step(ready[i % len(ready)])
-            seconds.append(time.perf_counter() - began)
-        print(json.dumps({"seconds": seconds, "peak": peak()}), flush=True)
+        print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench.gpu import floors, peers
+from bench import floors, peers
 from bench.gpu.device import PRECISIONS, Precision
 from bench.gpu.kernels import compare
 from bench.gpu.worker import Worker

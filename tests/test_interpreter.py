@@ -132,7 +132,7 @@ def test_a_dry_run_of_the_gpu_check_passes(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {f"{p}.json" for p in ("smoke", "parity", "sanitizer", "kernels")}
     rows = json.loads((tmp_path / "kernels.json").read_text())["rows"]
     right = {row["who"] for row in rows if row["passed"]}
-    assert right == {"ours", "torch eager", "cuDNN NCHW", "cuDNN channels last", *right & SDPA, "torch.compile"}
+    assert right == {"ours", "torch eager", "torch NCHW", "torch channels last", *right & SDPA, "torch.compile"}
     assert "SDPA math" in right and {row["fault"] for row in rows if row["who"] == "Liger"} == {NO_LIGER}
 
 

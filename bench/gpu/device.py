@@ -25,7 +25,11 @@ class Precision(NamedTuple):
     tf32: bool = False
 
 
-PRECISIONS = (Precision("float32", "float32"), Precision("float16", "float16"))
+PRECISIONS = (
+    Precision("float32", "float32"),
+    Precision("tf32", "float32", tf32=True),
+    Precision("float16", "float16"),
+)
 
 
 class Device:
@@ -72,7 +76,8 @@ class Device:
 
     def milliseconds(self, case, dtype) -> float:
         """Forward and backward of a case by our kernels, median."""
-        from bench.gpu import peers, timing
+        from bench import peers
+        from bench.gpu import timing
 
         arrays = case.arrays(dtype)
         with self.kernels():

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bench.gpu import floors
+from bench import floors
 from bench.gpu.device import PRECISIONS, NotRun, as_tuple
 from bench.gpu.worker import Worker
 from core import dispatch
@@ -43,7 +43,7 @@ def chosen(device, precision):
 
 def kernels(device, until):
     """All rows, each as soon as it is there."""
-    from bench.gpu import peers
+    from bench import peers
 
     jobs = [(c.name, p.name, who) for p in PRECISIONS for c in chosen(device, p) for who in peers.contenders(c)]
     jobs.sort(key=lambda job: job[2] == peers.COMPILED)
@@ -149,7 +149,8 @@ def known(name, precision):
 
 def timed(device, case, precision, who) -> dict:
     """Error and times of one contender; what is wrong raises instead."""
-    from bench.gpu import peers, timing
+    from bench import peers
+    from bench.gpu import timing
 
     arrays, dys, oracle = known(case.name, precision)
     results = peers.make(device, who, case, arrays, dys, precision).results()

@@ -2,7 +2,7 @@
 
 ours                        Triton kernels on CuPy arrays
 torch eager                 where nothing below applies
-cuDNN NCHW, channels last   torch's convolutions in both memory formats; the layout is made before the clock starts
+torch NCHW, channels last   torch's convolutions in both memory formats; the layout is made before the clock starts
 SDPA flash, cudnn, ...      each of torch's attention backends by itself; one that refuses is "not run"
 torch.compile               of the fastest of those formats: it compiles for long, so it comes last
 Liger                       its Triton kernels, where liger_kernel is installed
@@ -22,7 +22,7 @@ from tests.cases.image import channels_first, torch_weights
 from tests.cases.shape import ACTS
 
 CONVOLUTIONS: dict[str, Callable] = {"conv2d": TF.conv2d, "conv_transpose2d": TF.conv_transpose2d}
-FORMATS = {"cuDNN NCHW": torch.contiguous_format, "cuDNN channels last": torch.channels_last}
+FORMATS = {"torch NCHW": torch.contiguous_format, "torch channels last": torch.channels_last}
 BACKENDS = {
     "SDPA flash": SDPBackend.FLASH_ATTENTION,
     "SDPA cudnn": SDPBackend.CUDNN_ATTENTION,
