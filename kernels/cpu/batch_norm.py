@@ -150,7 +150,7 @@ def _apply(x, mean, var, w, b, dropping, eps, act, negative_slope):
     y, kept = np.empty_like(x), NO_MASK if mask is None else mask.reshape(-1)
     arguments = x.reshape(-1), channels, kept, scale, slope, y.reshape(-1)
     share(lambda start, stop: _forward(*arguments, start, stop), *_chunks(x.size, channels.shape[1]))
-    return y, (x, rstd, channels, kept, scale, slope)
+    return y, (x, rstd.astype(f32), channels, kept, scale, slope)
 
 
 def _gradients(saved, dy, train, needs):
