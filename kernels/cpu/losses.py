@@ -104,9 +104,9 @@ def _softmax_forward(x, y, is_log, start, stop):
     for r in range(start, stop):
         top = highest(x, r, n)
         norm = f32(sums(x, r, n, top, False)[0])
-        rest = log(norm)
+        rest = log(norm) if is_log else f32(0)
         for c in range(0, n, LANES):
-            z = shifted(load_part(x, r * n + c, n - c, f32(0)), top, rest if is_log else f32(0))
+            z = shifted(load_part(x, r * n + c, n - c, f32(0)), top, rest)
             store_part(y, r * n + c, n - c, z if is_log else over(exps(z), norm))
 
 

@@ -158,14 +158,13 @@ def _reduced(loop, x, y, reduction):
         losses = np.empty(x.shape, f32)
         share(lambda start, stop: loop(a, b, losses.reshape(-1), np.zeros(1), start, stop), a.size, GRAIN)
         return losses
-    with np.errstate(all="ignore"):  # the mean of nothing is nan
-        return np.asarray(_summed(loop, a, b) / np.float64(x.size if reduction == "mean" else 1), f32)
+    count = x.size if reduction == "mean" else 1
+    return np.asarray(_summed(loop, a, b) / count if count else np.nan, f32)  # the mean of nothing is nan
 
 
 def _scale(dy, reduction, count):
     """What each element's own gradient is multiplied by: one number, or one for each."""
-    with np.errstate(all="ignore"):
-        return _flat(dy / f32(count) if reduction == "mean" else dy)[0]
+    return _flat(dy / f32(count or 1) if reduction == "mean" else dy)[0]
 
 
 def _slopes(loop, x, y, scale, results):
@@ -195,19 +194,17 @@ def _kl_backward(saved, dy, needs, *, reduction):
 
 
 def _elbo(recon, x, mu, logvar, beta):
-    n = np.float64(len(recon))
-    with np.errstate(all="ignore"):
-        rec = np.asarray(_summed(_bce, *_flat(recon, x)) / n, f32)
-        kl = np.asarray(_summed(_kl, *_flat(mu, logvar)) / n, f32)
-        return (np.asarray(rec + f32(beta) * kl, f32), rec, kl), (recon, x, mu, logvar, beta)
+    n = len(recon) or np.nan  # the mean of nothing is nan
+    rec = np.asarray(_summed(_bce, *_flat(recon, x)) / n, f32)
+    kl = np.asarray(_summed(_kl, *_flat(mu, logvar)) / n, f32)
+    return (np.asarray(rec + f32(beta) * kl, f32), rec, kl), (recon, x, mu, logvar, beta)
 
 
 def _elbo_backward(saved, dys, needs):
     recon, x, mu, logvar, beta = saved
     dloss, drec, dkl = (f32(0) if d is None else f32(d) for d in dys)
-    with np.errstate(all="ignore"):
-        n = f32(len(recon))
-        scale_rec, scale_kl = np.atleast_1d((dloss + drec) / n), np.atleast_1d((dloss * f32(beta) + dkl) / n)
+    n = f32(len(recon) or 1)
+    scale_rec, scale_kl = np.atleast_1d((dloss + drec) / n), np.atleast_1d((dloss * f32(beta) + dkl) / n)
     drecon = _slopes(_bce_slopes, recon, x, scale_rec, 1)[0] if needs[0] else None
     dmu, dlogvar = _slopes(_kl_slopes, mu, logvar, scale_kl, 2) if needs[2] or needs[3] else (None, None)
     return drecon, None, dmu, dlogvar, None
