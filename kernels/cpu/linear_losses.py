@@ -83,7 +83,7 @@ def _held(V):
 
 def _grain(V, D):
     """Rows below which a second thread costs more than it brings."""
-    return 1 + (ENOUGH << 5) // max(1, V * D)
+    return 1 + (ENOUGH << 3) // max(1, V * D)
 
 
 def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduction, z_loss=0.0):

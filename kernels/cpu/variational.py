@@ -28,7 +28,7 @@ from kernels.cpu.common import DOUBLE, PIECE, const, exp, f32, floats, inline, k
 from kernels.cpu.lanes import LANES, add_product, added_up, fill, load_part
 
 BLOCK = 1024  # losses that are added up in float32
-GRAIN = 1 << 13  # elements below which a second thread costs more than it brings
+GRAIN = 1 << 16  # elements below which a second thread costs more than it brings
 
 
 @inline
