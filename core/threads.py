@@ -4,13 +4,12 @@
     share(f, n)          calls f(start, stop) on pieces of range(n), one a thread
 
 Pieces depend on n and on the number of threads alone, and every piece writes what no other does: results have the same
-bits whatever the timing. While work is shared out BLAS has one thread, since its own would take the others' cores; and
-what a piece calls in turn runs in that piece's thread.
+bits whatever the timing. Once work is shared out BLAS keeps to one thread, for good; what a piece calls in turn runs in
+that piece's thread.
 
 The number of threads is ASSAY_THREADS, else OMP_NUM_THREADS, else the cores this process may use.
 """
 
-import contextlib
 import os
 import queue
 import threading
@@ -44,10 +43,9 @@ def run(tasks) -> list:
         return [task() for task in tasks]
     _start_workers()
     done: queue.SimpleQueue = queue.SimpleQueue()
-    with _one_blas_thread():
-        for i, task in enumerate(tasks[1:], start=1):
-            _tasks.put((copy_context(), task, i, done))
-        results = [_attempt(tasks[0], 0), *(done.get() for _ in tasks[1:])]
+    for i, task in enumerate(tasks[1:], start=1):
+        _tasks.put((copy_context(), task, i, done))
+    results = [_attempt(tasks[0], 0), *(done.get() for _ in tasks[1:])]
     results.sort(key=lambda result: result[0])
     for _, _, error in results:
         if error is not None:
@@ -82,6 +80,7 @@ def _serve():
 
 def _start_workers():
     with _lock:
+        _one_blas_thread()
         while len(_workers) < COUNT - 1:
             _workers.append(threading.Thread(target=_serve, name=f"assay-{len(_workers)}", daemon=True))
             _workers[-1].start()
@@ -89,27 +88,14 @@ def _start_workers():
 
 # --- BLAS ----------------------------------------
 
-_blas: list | None = None  # its libraries, found when first needed
-_before: list = []  # how many threads each had
-_depth = 0  # how many callers share work at the moment
+_quiet = False
 
 
-@contextlib.contextmanager
 def _one_blas_thread():
-    global _blas, _depth, _before
-    with _lock:
-        if _blas is None:
-            _blas = ThreadpoolController().select(user_api="blas").lib_controllers
-        _depth += 1
-        if _depth == 1:
-            _before = [library.num_threads for library in _blas]
-            for library in _blas:
-                library.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _depth -= 1
-            if not _depth:
-                for library, count in zip(_blas, _before):
-                    library.set_num_threads(count)
+    """From now on BLAS has one thread: after a product its others would spin for a while on the cores that pieces need,
+    which made a training step of mixed products and pieces twice as long."""
+    global _quiet
+    if not _quiet:
+        for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+            library.set_num_threads(1)
+        _quiet = True

@@ -17,7 +17,7 @@ import numpy as np
 
 from core.op import Op
 from core.reference.conv import phase, span, transposed_size
-from kernels.cpu import patches, winograd
+from kernels.cpu import narrow, patches, winograd
 from kernels.cpu.activations import activation_backward, slope_of, tanh_loop
 from kernels.cpu.common import f32, floats
 from kernels.cpu.pointwise import elementwise
@@ -36,7 +36,7 @@ def correlate(x, w, y, stride, dilation, before, bias=None, slope=LINEAR):
     bias = np.zeros(w.shape[3], f32) if bias is None else bias
     rows, cols = map(correlation_parts, w.shape[:2], stride, before, y.shape[1:3])
     if 4 * w.shape[3] <= w.shape[2]:
-        patches.correlate_narrow(x, w, y, stride, dilation, before, bias, slope)
+        narrow.correlate(x, w, y, stride, dilation, before, bias, slope)
     elif dilation == (1, 1) and winograd.worthwhile(rows, cols, w.shape[2:]):
         winograd.correlate(x, w, y, rows, cols, bias, slope)
     else:
@@ -47,6 +47,9 @@ def correlate(x, w, y, stride, dilation, before, bias=None, slope=LINEAR):
 def spread(y, w, x, stride, dilation, padding, bias=None, slope=LINEAR):
     """Fill x (N, H, W, A) with the adjoint of `correlate`: y (N, OH, OW, B), w (KH, KW, A, B)."""
     bias, turned = np.zeros(w.shape[2], f32) if bias is None else bias, w.transpose(0, 1, 3, 2)  # (KH, KW, B, A)
+    if 4 * w.shape[2] <= w.shape[3]:
+        narrow.spread(y, w, x, stride, dilation, padding, bias, slope)
+        return x
     phases = [[_phase(y, w, x, axis, r, stride, dilation, padding) for r in range(stride[axis])] for axis in (0, 1)]
     for (rows, dh, top), place_h in phases[0]:
         for (cols, dw, left), place_w in phases[1]:
@@ -73,7 +76,7 @@ def _phase(y, w, x, axis, r, stride, dilation, padding):
 def weight_gradient(x, y, taps, stride, dilation, padding):
     """(KH, KW, A, B) of the correlation that makes y (N, OH, OW, B) from x (N, H, W, A)."""
     if 4 * y.shape[3] <= x.shape[3] and stride == (1, 1):
-        return patches.weight_gradient_narrow(x, y, taps, dilation, padding)
+        return narrow.weight_gradient(x, y, taps, dilation, padding)
     rows, cols = map(correlation_parts, taps, stride, padding, y.shape[1:3])
     if dilation == (1, 1) and winograd.worthwhile(rows, cols, (x.shape[3], y.shape[3])):
         return winograd.weight_gradient(x, y, taps, rows, cols)

@@ -95,6 +95,17 @@ def load(_, x, i):
 
 
 @intrinsic
+def number(_, x, i):
+    """x[i], counted in C order, of an index that is known not to be negative."""
+
+    def emit(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.load(builder.gep(array.data, [args[1]]), align=4)
+
+    return REAL(x, INDEX), emit
+
+
+@intrinsic
 def _load_masked(_, x, i, n, other):
     """The first n lanes of x[i : i + LANES], and `other` in those beyond."""
 
@@ -260,6 +271,12 @@ def _tile(a, i, a_row, a_column, b, j, b_row, y, o, y_row, K, add):
         s6 = add_product(s6, a[i + 6 * a_row], v)
         s7 = add_product(s7, a[i + 7 * a_row], v)
         i, j = i + a_column, j + b_row
+    _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add)
+
+
+@inline
+def _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add):
+    """ROWS sums into their rows of y."""
     _put(y, o, s0, add)
     _put(y, o + y_row, s1, add)
     _put(y, o + 2 * y_row, s2, add)
@@ -268,6 +285,25 @@ def _tile(a, i, a_row, a_column, b, j, b_row, y, o, y_row, K, add):
     _put(y, o + 5 * y_row, s5, add)
     _put(y, o + 6 * y_row, s6, add)
     _put(y, o + 7 * y_row, s7, add)
+
+
+@inline
+def found_tile(a, rows, columns, b, j, b_row, y, o, y_row, add):
+    """ROWS rows of LANES columns of y (+)= a b, where a's element (r, c) is a[rows[r] + columns[c]]."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = fill(f32(0))
+    i0, i1, i2, i3, i4, i5, i6, i7 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
+    for k in range(columns.size):
+        v, c = load(b, j), columns[k]
+        s0 = add_product(s0, number(a, i0 + c), v)
+        s1 = add_product(s1, number(a, i1 + c), v)
+        s2 = add_product(s2, number(a, i2 + c), v)
+        s3 = add_product(s3, number(a, i3 + c), v)
+        s4 = add_product(s4, number(a, i4 + c), v)
+        s5 = add_product(s5, number(a, i5 + c), v)
+        s6 = add_product(s6, number(a, i6 + c), v)
+        s7 = add_product(s7, number(a, i7 + c), v)
+        j += b_row
+    _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add)
 
 
 @inline
