@@ -36,7 +36,8 @@ from core.threads import share
 from kernels.cpu import attention_backward as both
 from kernels.cpu.attention_backward import KEYS, QUERIES, exponentials, mask_scores, pack, turn
 from kernels.cpu.common import PIECE, REAL, exp, f32, inline, kernel, out
-from kernels.cpu.lanes import LANES, add_product, buffers, fill, larger, largest, load, product, routine, store, up
+from kernels.cpu.lanes import LANES, add_product, fill, larger, largest, load, routine, store, up
+from kernels.cpu.tiles import buffers, product
 
 
 @inline

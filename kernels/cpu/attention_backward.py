@@ -6,21 +6,8 @@ from numba import types
 from core import threads
 from core.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, REAL, const, f32, inline, kernel, out
-from kernels.cpu.lanes import (
-    LANES,
-    ROWS,
-    add_product,
-    added_up,
-    buffers,
-    exps,
-    fill,
-    load,
-    product,
-    routine,
-    store,
-    times,
-    up,
-)
+from kernels.cpu.lanes import LANES, add_product, added_up, exps, fill, load, routine, store, times, up
+from kernels.cpu.tiles import ROWS, buffers, product
 
 QUERIES = 32  # in a tile: few, so that causality skips much; a multiple of ROWS
 KEYS = 256  # in a tile: a multiple of LANES

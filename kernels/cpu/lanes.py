@@ -1,24 +1,19 @@
-"""Vectors as values in a compiled loop, and the matrix product that they make possible.
+"""Vectors as values in a compiled loop: LANES float32 numbers in registers.
 
-    y[i, j] (+)= sum_c a[i, c] b[c, j]            a, b, y in flat arrays, at any offset and stride
+Plain loops over arrays are turned into vector instructions by the compiler, but it keeps no array in registers from one
+loop to the next. Where that decides (a product's sums, the 16 numbers of a tile), a kernel says what it means: `load` a
+vector, calculate with it, `store` it.
 
-Shapes      a (M, K) at steps `a_row`, `a_column`, so that it may be read transposed; b (K, N) in blocks of LANES
-            columns, whose rows are `b_row` and which are `b_block` apart; y (M, N), rows `y_row` apart. M is padded to
-            a multiple of ROWS and N of LANES: what lies there is read and written
-Plan        ROWS by LANES sums stay in registers while c runs: one vector of b is loaded and ROWS numbers of a, each of
-            which multiplies it. 32 lanes are two AVX-512 registers (16 sums in 32 registers), 8 are one of AVX
-Precision   float32, DEPTH terms after another and then these sums; exps has an error of 0.7 units of the last place
-Versions    one core of a Zen 5 (peak 240 GF/s), in cache, M, N, K between 32 and 256: OpenBLAS 62 to 95 GF/s. Plain
-            loops, four rows by four terms unrolled, which LLVM makes vectors of: 38 to 87, since the sums go through
-            memory at every fourth term. This: 205 to 227
-Limits      a compiled loop has numbers, no vectors: LLVM's vector type is given a name here, and some of its operations
+Plan        LLVM's vector type is given a name here, and some of its operations. 32 lanes are two AVX-512 registers; 8
+            are one of AVX, where there is no AVX-512
+Precision   float32; exps has an error of 0.7 units of the last place
+Limits      places are counted in C order and not checked
 
-# next: kernels/cpu/attention.py, which is made of such products
+# next: kernels/cpu/tiles.py, the matrix product that they make possible
 """
 
 import llvmlite.binding
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
@@ -26,8 +21,6 @@ from numba.extending import intrinsic, models, register_model
 from kernels.cpu.common import EXACT, INDEX, REAL, f32, inline
 
 LANES = 32 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
-ROWS = 8
-DEPTH = 256  # terms of a sum that stay in registers: then b's block stays in cache, and rounding errors stay small
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _I32 = ir.IntType(32)
@@ -173,6 +166,17 @@ def over(_, v, number):
 
 
 @intrinsic
+def bent(_, v, low):
+    """`low` where v is below zero, else v: an activation's kink."""
+
+    def emit(context, builder, signature, args):
+        below = builder.fcmp_ordered("<", args[0], ir.Constant(_VECTOR, [0.0] * LANES))
+        return builder.select(below, args[1], args[0])
+
+    return lanes(lanes, lanes), emit
+
+
+@intrinsic
 def larger(_, a, b):
     """Of each pair the larger, `b` where there is a nan."""
 
@@ -225,6 +229,12 @@ def exps(_, v):
     return lanes(lanes), emit
 
 
+@routine
+def up(n, step):
+    """n, or the next multiple of `step`."""
+    return -(-n // step) * step
+
+
 @inline
 def load_part(x, i, n, other):
     """x[i : i + LANES], of which only the first n are there: `other` beyond."""
@@ -238,94 +248,3 @@ def store_part(y, i, n, v):
         store(y, i, v)
     else:
         _store_masked(y, i, n, v)
-
-
-# --- a matrix product ----------------------------------------
-
-
-@routine
-def product(a, a_row, a_column, b, b_row, b_block, y, y_row, M, N, K, add):
-    """y = a b, or y += a b: see the file's head."""
-    for k in range(0, max(K, 1), DEPTH):
-        depth, more = min(DEPTH, K - k), add or k > 0
-        for start in range(0, N, LANES):
-            j = start // LANES * b_block + k * b_row
-            for i in range(0, M, ROWS):
-                _tile(
-                    a, i * a_row + k * a_column, a_row, a_column, b, j, b_row, y, i * y_row + start, y_row, depth, more
-                )
-
-
-@inline
-def _tile(a, i, a_row, a_column, b, j, b_row, y, o, y_row, K, add):
-    """ROWS rows of LANES columns, from a[i], b[j] and y[o] on."""
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = fill(f32(0))
-    for _ in range(K):
-        v = load(b, j)
-        s0 = add_product(s0, a[i], v)
-        s1 = add_product(s1, a[i + a_row], v)
-        s2 = add_product(s2, a[i + 2 * a_row], v)
-        s3 = add_product(s3, a[i + 3 * a_row], v)
-        s4 = add_product(s4, a[i + 4 * a_row], v)
-        s5 = add_product(s5, a[i + 5 * a_row], v)
-        s6 = add_product(s6, a[i + 6 * a_row], v)
-        s7 = add_product(s7, a[i + 7 * a_row], v)
-        i, j = i + a_column, j + b_row
-    _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add)
-
-
-@inline
-def _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add):
-    """ROWS sums into their rows of y."""
-    _put(y, o, s0, add)
-    _put(y, o + y_row, s1, add)
-    _put(y, o + 2 * y_row, s2, add)
-    _put(y, o + 3 * y_row, s3, add)
-    _put(y, o + 4 * y_row, s4, add)
-    _put(y, o + 5 * y_row, s5, add)
-    _put(y, o + 6 * y_row, s6, add)
-    _put(y, o + 7 * y_row, s7, add)
-
-
-@inline
-def found_tile(a, rows, columns, b, j, b_row, y, o, y_row, add):
-    """ROWS rows of LANES columns of y (+)= a b, where a's element (r, c) is a[rows[r] + columns[c]]."""
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = fill(f32(0))
-    i0, i1, i2, i3, i4, i5, i6, i7 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
-    for k in range(columns.size):
-        v, c = load(b, j), columns[k]
-        s0 = add_product(s0, number(a, i0 + c), v)
-        s1 = add_product(s1, number(a, i1 + c), v)
-        s2 = add_product(s2, number(a, i2 + c), v)
-        s3 = add_product(s3, number(a, i3 + c), v)
-        s4 = add_product(s4, number(a, i4 + c), v)
-        s5 = add_product(s5, number(a, i5 + c), v)
-        s6 = add_product(s6, number(a, i6 + c), v)
-        s7 = add_product(s7, number(a, i7 + c), v)
-        j += b_row
-    _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add)
-
-
-@inline
-def _put(y, o, s, add):
-    """y = s or y += s"""
-    store(y, o, add_product(load(y, o), f32(1), s) if add else s)
-
-
-# --- buffers ----------------------------------------
-
-
-@routine
-def up(n, step):
-    """n, or the next multiple of `step`."""
-    return -(-n // step) * step
-
-
-def buffers(*sizes):
-    """Flat float32 arrays of at least these sizes, each at the start of a cache line, with nothing in them yet."""
-    whole = np.empty(sum(up(n, 16) for n in sizes) + 16, f32)
-    start, parts = -whole.ctypes.data % 64 // 4, []
-    for n in sizes:
-        parts.append(whole[start : start + n])
-        start += up(n, 16)
-    return parts

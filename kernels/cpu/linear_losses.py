@@ -23,8 +23,9 @@ from core.op import Op
 from core.threads import share
 from kernels.cpu.attention_backward import pack, turn, unpack
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
-from kernels.cpu.lanes import LANES, ROWS, buffers, product, up
+from kernels.cpu.lanes import LANES, up
 from kernels.cpu.losses import ENOUGH, IDS, OPTIONS, ids, losses_of, reduced, scales, slopes_of
+from kernels.cpu.tiles import ROWS, buffers, product
 
 HELD = 1 << 18  # logits that a thread holds
 

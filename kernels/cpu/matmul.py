@@ -23,8 +23,9 @@ from core.op import Op
 from core.threads import share
 from kernels.cpu.activations import activation_backward, slope_of, tanh_loop
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, floats, kernel, out
-from kernels.cpu.lanes import LANES, ROWS, product
+from kernels.cpu.lanes import LANES
 from kernels.cpu.pointwise import gelu_of
+from kernels.cpu.tiles import ROWS, product
 
 BLOCK = 1 << 18  # results of a block (1 MB)
 

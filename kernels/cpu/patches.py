@@ -25,7 +25,8 @@ from numba import types
 from core.reference.conv import span
 from core.threads import share
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, kernel, out
-from kernels.cpu.lanes import LANES, ROWS, buffers, found_tile, up
+from kernels.cpu.lanes import LANES, up
+from kernels.cpu.tiles import ROWS, buffers, found_tile
 
 DEPTH = 256  # terms of a pixel's sum that stay in registers: then their columns stay in cache
 PIXELS = 48  # terms of a weight gradient's sum that do: more round worse than PyTorch's
@@ -33,21 +34,21 @@ BLOCK = 1 << 17  # numbers of the images that are worked on at once, borders inc
 TABLE = const(1, types.int64)
 
 
-@kernel(const(4), out(4), INDEX, INDEX, *PIECE)
+@kernel(const(3), out(3), INDEX, INDEX, *PIECE)
 def _border(x, padded, top, left, start, stop):
-    """padded[n - start, h, w] = x[n, h - top, w - left], zero outside the image."""
-    _, height, width, channels = x.shape
-    for n in range(start, stop):
+    """padded[n - start, h] = x[n, h - top] moved by `left`, zero outside the image: rows of W C numbers."""
+    _, height, width = x.shape
+    size = padded.shape[2]
+    low, high = min(max(left, 0), size), min(max(left + width, 0), size)  # what x fills of a row
+    for n in range(stop - start):
         for h in range(padded.shape[1]):
-            for w in range(padded.shape[2]):
-                target, inside = padded[n - start, h, w], 0 <= h - top < height and 0 <= w - left < width
-                if inside:
-                    source = x[n, h - top, w - left]
-                    for k in range(channels):
-                        target[k] = source[k]
-                else:
-                    for k in range(channels):
-                        target[k] = f32(0)
+            target, inside = padded[n, h], 0 <= h - top < height and low < high
+            target[: low if inside else size] = f32(0)
+            if inside:
+                source, middle = x[start + n, h - top, low - left : high - left], target[low:high]
+                for k in range(middle.size):
+                    middle[k] = source[k]
+                target[high:] = f32(0)
 
 
 @kernel(const(1), TABLE, TABLE, const(1), INDEX, INDEX, out(1), INDEX, INDEX, INDEX, types.boolean)
@@ -115,15 +116,18 @@ def correlate(x, w, y, place, stride, dilation, before, bias, slope):
     matrix, wide = in_columns(w.reshape(taps[0] * taps[1] * a, b)), up(b, LANES)
     count = out_size[0] * out_size[1]
 
+    flat = x.reshape(*x.shape[:2], x.shape[2] * a)  # (N, H, W A)
+
     def piece(start, stop):
         size = (out_size[0] * stride[0] + taps[0]) * (out_size[1] * stride[1] + taps[1]) * a
         pieces = blocks(start, stop, size)
         images = max(q - p for p, q in pieces)
         patches = Patches(images, a, taps, out_size, stride, dilation)
         padded = np.empty((images, *patches.size, a), f32)
+        by_rows = padded.reshape(images, patches.size[0], patches.size[1] * a)
         (pixels,) = buffers(up(images * count, ROWS) * wide)
         for p, q in pieces:
-            _border(x, padded, *before, p, q)
+            _border(flat, by_rows, before[0], before[1] * a, p, q)
             table = patches.rows(q - p)
             right = matrix, LANES, len(patches.taps) * LANES  # (KH KW A, B), in columns
             _found_product(padded.reshape(-1), table, patches.taps, *right, pixels, wide, wide, DEPTH, False)
@@ -141,6 +145,8 @@ def weight_gradient(x, y, taps, stride, dilation, before):
     (n, *out_size, b), a = y.shape, x.shape[3]
     row, wide, count = taps[0] * taps[1] * a, up(b, LANES), out_size[0] * out_size[1]
 
+    flat = x.reshape(*x.shape[:2], x.shape[2] * a)  # (N, H, W A)
+
     def piece(start, stop):
         total = np.zeros((up(row, ROWS), wide), f32)
         size = (out_size[0] * stride[0] + taps[0]) * (out_size[1] * stride[1] + taps[1]) * a
@@ -149,9 +155,10 @@ def weight_gradient(x, y, taps, stride, dilation, before):
         patches = Patches(images, a, taps, out_size, stride, dilation)
         table = np.concatenate([patches.taps, np.zeros(-row % ROWS, np.int64)])
         padded = np.empty((images, *patches.size, a), f32)
+        by_rows = padded.reshape(images, patches.size[0], patches.size[1] * a)
         columns = np.zeros((images * count, wide), f32)
         for p, q in pieces:
-            _border(x, padded, *before, p, q)
+            _border(flat, by_rows, before[0], before[1] * a, p, q)
             pixels, dy = patches.pixels[: (q - p) * count], y[p:q].reshape(-1, b)
             if b != wide:
                 columns[: len(dy), :b] = dy

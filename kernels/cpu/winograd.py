@@ -23,7 +23,7 @@ Cost        5 x 5 taps at stride 2 on 14 x 14 inputs: 2.1 times fewer multiplica
             where the direct sum is faster
 Precision   float32: B has entries 0 and +-1 only, and errors are those of the direct sum. Points +-2 or +-1/2 would
             save a further third of the multiplications and were three to six times less accurate than PyTorch
-Limits      multiples of 32 channels up to 1,024 on both sides; an infinite input makes its whole tile nan
+Limits      multiples of 32 channels on both sides; an infinite input makes its whole tile nan
 Source      Winograd 1980; Lavin & Gray 2016
 
 # next: kernels/cpu/conv.py, which chooses between this and kernels/cpu/patches.py
@@ -34,11 +34,11 @@ from typing import NamedTuple
 import numpy as np
 
 from core.threads import share
-from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, kernel, out
-from kernels.cpu.lanes import LANES, ROWS, buffers, product, up
+from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, inline, kernel, out
+from kernels.cpu.lanes import LANES, add_product, bent, fill, load, store, times, up
+from kernels.cpu.tiles import ROWS, buffers, product
 
 BLOCK = 1 << 19  # numbers of V at once (2 MB)
-WIDE = 1024  # channels at most
 OUTPUTS = {2: 3, 3: 2}  # taps -> outputs of a tile
 G = {  # by taps
     2: np.array([[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1]], f32),
@@ -81,7 +81,7 @@ def cut(taps, step, start, place, count) -> list:
 def worthwhile(rows, cols, channels) -> bool:
     """Whether parts along both axes save enough multiplications, in enough channels, to pay for their transforms."""
     parts = [*rows, *cols]
-    if any(not 32 <= c <= WIDE or c % LANES for c in channels):
+    if any(c < 32 or c % LANES for c in channels):
         return False
     if any(len(a.taps) not in OUTPUTS or not a.count for a in parts):
         return False
@@ -97,91 +97,108 @@ def _products(axis):
     return axis.tiles * 4
 
 
-# --- transforms: a tile's numbers lie in 16 rows of a buffer, WIDE apart, which leaves room for vector instructions ---
+# --- transforms of LANES channels of a tile at a time; t holds the tile between rows and columns ---------------
 
 
-@kernel(const(4), out(3), out(1), const(1), *(INDEX,) * 8, *PIECE)
-def _transform(x, v, t, nothing, step_h, step_w, top, left, mh, mw, th, tw, start, stop):
+@inline
+def _pixel(x, i, inside):
+    return load(x, i) if inside else fill(f32(0))
+
+
+@inline
+def _plus(a, sign, b):
+    """a + b or a - b"""
+    return add_product(a, sign, b)
+
+
+@kernel(const(4), out(1), out(1), *(INDEX,) * 9, *PIECE)
+def _transform(x, v, t, tiles, step_h, step_w, top, left, mh, mw, th, tw, start, stop):
     """v[:, i] = B^T d B of every tile i of images start to stop; d is its 4 x 4 inputs, zero outside the image."""
     _, height, width, channels = x.shape
-    for n in range(start, stop):
+    flat, wide, one, minus = x.reshape(-1), width * channels, f32(1), f32(-1)
+    for n in range(stop - start):
+        image = (start + n) * height * wide
         for i in range(th * tw):
-            row, column = i // tw * mh, i % tw * mw
-            out = (n - start) * th * tw + i
-            for b in range(4):
-                w = (column + b) * step_w + left
-                h = row * step_h + top
-                inside = w >= 0 and w < width
-                d0 = x[n, h, w] if inside and h >= 0 and h < height else nothing
-                h += step_h
-                d1 = x[n, h, w] if inside and h >= 0 and h < height else nothing
-                h += step_h
-                d2 = x[n, h, w] if inside and h >= 0 and h < height else nothing
-                h += step_h
-                d3 = x[n, h, w] if inside and h >= 0 and h < height else nothing
-                o = b * WIDE
-                for k in range(channels):
-                    t[o + k] = d0[k] - d2[k]
-                    t[o + 4 * WIDE + k] = d1[k] + d2[k]
-                    t[o + 8 * WIDE + k] = d2[k] - d1[k]
-                    t[o + 12 * WIDE + k] = d3[k] - d1[k]
-            for a in range(4):
-                o = 4 * a * WIDE
-                v0, v1, v2, v3 = v[4 * a, out], v[4 * a + 1, out], v[4 * a + 2, out], v[4 * a + 3, out]
-                for k in range(channels):
-                    v0[k] = t[o + k] - t[o + 2 * WIDE + k]
-                    v1[k] = t[o + WIDE + k] + t[o + 2 * WIDE + k]
-                for k in range(channels):
-                    v2[k] = t[o + 2 * WIDE + k] - t[o + WIDE + k]
-                    v3[k] = t[o + 3 * WIDE + k] - t[o + WIDE + k]
+            h, w0 = i // tw * mh * step_h + top, i % tw * mw * step_w + left
+            in0, in1 = 0 <= h < height, 0 <= h + step_h < height
+            in2, in3 = 0 <= h + 2 * step_h < height, 0 <= h + 3 * step_h < height
+            for c in range(0, channels, LANES):
+                for b in range(4):
+                    w = w0 + b * step_w
+                    o, down, inside = image + h * wide + w * channels + c, step_h * wide, 0 <= w < width
+                    d0, d1 = _pixel(flat, o, inside and in0), _pixel(flat, o + down, inside and in1)
+                    d2, d3 = _pixel(flat, o + 2 * down, inside and in2), _pixel(flat, o + 3 * down, inside and in3)
+                    store(t, b * LANES, _plus(d0, minus, d2))
+                    store(t, (4 + b) * LANES, _plus(d1, one, d2))
+                    store(t, (8 + b) * LANES, _plus(d2, minus, d1))
+                    store(t, (12 + b) * LANES, _plus(d3, minus, d1))
+                for a in range(4):
+                    d0, d1 = load(t, 4 * a * LANES), load(t, (4 * a + 1) * LANES)
+                    d2, d3 = load(t, (4 * a + 2) * LANES), load(t, (4 * a + 3) * LANES)
+                    o, step = (4 * a * tiles + n * th * tw + i) * channels + c, tiles * channels
+                    store(v, o, _plus(d0, minus, d2))
+                    store(v, o + step, _plus(d1, one, d2))
+                    store(v, o + 2 * step, _plus(d2, minus, d1))
+                    store(v, o + 3 * step, _plus(d3, minus, d1))
 
 
-@kernel(const(3), out(4), out(1), const(1), REAL, *(INDEX,) * 2, *(const(2),) * 2, *(INDEX,) * 10, *PIECE)
-def _inverse(m, y, t, bias, slope, first, last, ah, aw, mh, mw, th, tw, r, rows, c, columns, oh, ow, start, stop):
+@inline
+def _combined(a, row, x, o, step):
+    """The sum over k < 4 of a[row, k] x[o + k step]."""
+    v = add_product(times(fill(a[row, 0]), load(x, o)), a[row, 1], load(x, o + step))
+    return add_product(add_product(v, a[row, 2], load(x, o + 2 * step)), a[row, 3], load(x, o + 3 * step))
+
+
+@kernel(const(1), out(4), out(1), const(1), REAL, *(INDEX,) * 2, *(const(2),) * 2, *(INDEX,) * 11, *PIECE)
+def _inverse(
+    m, y, t, bias, slope, first, last, ah, aw, tiles, mh, mw, th, tw, r, rows, c, columns, oh, ow, start, stop
+):
     """Pixels of y = A^T m A for every tile; the first part adds the bias, others add to y, the last one activates."""
-    channels = y.shape[3]
-    for n in range(start, stop):
+    _, height, width, channels = y.shape
+    flat, nothing, one = y.reshape(-1), fill(f32(0)), f32(1)
+    for n in range(stop - start):
         for i in range(th * tw):
-            tile, p0, q0 = (n - start) * th * tw + i, i // tw * mh, i % tw * mw
-            for b in range(4):
-                m0, m1, m2, m3 = m[b, tile], m[4 + b, tile], m[8 + b, tile], m[12 + b, tile]
-                for p in range(mh):
-                    o, a0, a1, a2, a3 = (4 * p + b) * WIDE, ah[p, 0], ah[p, 1], ah[p, 2], ah[p, 3]
-                    for k in range(channels):
-                        t[o + k] = a0 * m0[k] + a1 * m1[k] + a2 * m2[k] + a3 * m3[k]
-            for p in range(min(mh, oh - p0)):
-                for q in range(min(mw, ow - q0)):
-                    target, o = y[n, r + rows * (p0 + p), c + columns * (q0 + q)], 4 * p * WIDE
-                    a0, a1, a2, a3 = aw[q, 0], aw[q, 1], aw[q, 2], aw[q, 3]
-                    for k in range(channels):
-                        v = a0 * t[o + k] + a1 * t[o + WIDE + k] + a2 * t[o + 2 * WIDE + k] + a3 * t[o + 3 * WIDE + k]
-                        v += bias[k] if first else target[k]
-                        low = v * slope if slope != f32(0) else f32(0)
-                        target[k] = low if last and v < f32(0) else v
+            p0, q0 = i // tw * mh, i % tw * mw
+            for k in range(0, channels, LANES):
+                for b in range(4):
+                    o = (b * tiles + n * th * tw + i) * channels + k
+                    for p in range(mh):
+                        store(t, (4 * p + b) * LANES, _combined(ah, p, m, o, 4 * tiles * channels))
+                for p in range(min(mh, oh - p0)):
+                    for q in range(min(mw, ow - q0)):
+                        h, w = r + rows * (p0 + p), c + columns * (q0 + q)
+                        o = (((start + n) * height + h) * width + w) * channels + k
+                        v = _combined(aw, q, t, 4 * p * LANES, LANES)
+                        v = add_product(v, one, load(bias, k) if first else load(flat, o))
+                        if last and slope != one:
+                            v = bent(v, add_product(nothing, slope, v) if slope != f32(0) else nothing)
+                        store(flat, o, v)
 
 
-@kernel(const(4), out(3), out(1), const(1), *(const(2),) * 2, *(INDEX,) * 8, *PIECE)
-def _adjoint(dy, d, t, nothing, ah, aw, mh, mw, th, tw, r, rows, c, columns, start, stop):
+@kernel(const(4), out(1), out(1), *(const(2),) * 2, *(INDEX,) * 9, *PIECE)
+def _adjoint(dy, d, t, ah, aw, tiles, mh, mw, th, tw, r, rows, c, columns, start, stop):
     """d[:, i] = A dy A^T of every tile i of images start to stop: what `_inverse` makes of pixels, turned around."""
     _, height, width, channels = dy.shape
-    for n in range(start, stop):
+    flat, down = dy.reshape(-1), rows * width * channels
+    for n in range(stop - start):
         for i in range(th * tw):
-            tile, p0, q0 = (n - start) * th * tw + i, i // tw * mh, i % tw * mw
-            for q in range(3):
-                w = c + columns * (q0 + q)
-                inside, h = q < mw and w < width, r + rows * p0
-                d0 = dy[n, h, w] if inside and h < height else nothing
-                d1 = dy[n, h + rows, w] if inside and h + rows < height else nothing
-                d2 = dy[n, h + 2 * rows, w] if inside and mh == 3 and h + 2 * rows < height else nothing
+            h, w0 = r + rows * (i // tw * mh), i % tw * mw
+            in0, in1, in2 = h < height, h + rows < height, mh == 3 and h + 2 * rows < height
+            for k in range(0, channels, LANES):
+                for q in range(3):
+                    w = c + columns * (w0 + q)
+                    o, inside = (((start + n) * height + h) * width + w) * channels + k, q < mw and w < width
+                    d0, d1 = _pixel(flat, o, inside and in0), _pixel(flat, o + down, inside and in1)
+                    d2 = _pixel(flat, o + 2 * down, inside and in2)
+                    for a in range(4):
+                        v = add_product(times(fill(ah[0, a]), d0), ah[1, a], d1)
+                        store(t, (4 * a + q) * LANES, add_product(v, ah[2, a], d2))
                 for a in range(4):
-                    o, a0, a1, a2 = (4 * a + q) * WIDE, ah[0, a], ah[1, a], ah[2, a]
-                    for k in range(channels):
-                        t[o + k] = a0 * d0[k] + a1 * d1[k] + a2 * d2[k]
-            for a in range(4):
-                for b in range(4):
-                    target, o, a0, a1, a2 = d[4 * a + b, tile], 4 * a * WIDE, aw[0, b], aw[1, b], aw[2, b]
-                    for k in range(channels):
-                        target[k] = a0 * t[o + k] + a1 * t[o + WIDE + k] + a2 * t[o + 2 * WIDE + k]
+                    for b in range(4):
+                        o = 4 * a * LANES
+                        v = add_product(times(fill(aw[0, b]), load(t, o)), aw[1, b], load(t, o + LANES))
+                        v = add_product(v, aw[2, b], load(t, o + 2 * LANES))
+                        store(d, ((4 * a + b) * tiles + n * th * tw + i) * channels + k, v)
 
 
 # --- the 16 products ----------------------------------------
@@ -226,14 +243,13 @@ def _geometry(row, column):
 def _rooms(pieces, parts, *channels):
     """Flat buffers for 16 times (tiles, C) of a block's largest part, for every C, and for `t` of the transforms."""
     images, tiles = max(q - p for p, q in pieces), max(row.tiles * column.tiles for row, column, *_ in parts)
-    return buffers(*(16 * up(images * tiles, ROWS) * c for c in channels), 16 * WIDE)
+    return buffers(*(16 * up(images * tiles, ROWS) * c for c in channels), 16 * LANES)
 
 
 def correlate(x, w, y, rows, cols, bias, slope):
     """Fill the pixels of y that the parts `rows` x `cols` make together, bias and activation included."""
     a, b = w.shape[2:]
     parts = [(row, column, _weights(w, row, column)) for row in rows for column in cols]
-    nothing = np.zeros(a, f32)
 
     def piece(start, stop):
         pieces = _blocks(start, stop, parts, max(a, b))
@@ -241,12 +257,11 @@ def correlate(x, w, y, rows, cols, bias, slope):
         for p, q in pieces:
             for i, (row, column, u) in enumerate(parts):
                 sizes, tiles = _geometry(row, column), up((q - p) * row.tiles * column.tiles, ROWS)
-                v, m = v_room[: 16 * tiles * a].reshape(16, tiles, a), m_room[: 16 * tiles * b].reshape(16, tiles, b)
-                _transform(x, v, t, nothing, row.step, column.step, row.start, column.start, *sizes, p, q)
+                _transform(x, v_room, t, tiles, row.step, column.step, row.start, column.start, *sizes, p, q)
                 _multiply(v_room, u, m_room, tiles, a, b)
                 ends, matrices = (i == 0, i == len(parts) - 1), (AT[row.outputs], AT[column.outputs])
                 places = (*row.place, *column.place, row.count, column.count)
-                _inverse(m, y, t, bias, slope, *ends, *matrices, *sizes, *places, p, q)
+                _inverse(m_room, y, t, bias, slope, *ends, *matrices, tiles, *sizes, *places, p, q)
 
     if len(x):
         share(piece, len(x))
@@ -256,7 +271,6 @@ def weight_gradient(x, y, taps, rows, cols):
     """(KH, KW, A, B), by the parts of the correlation that makes y from x: dw = G^T [(A y A^T) * (B^T x B)] G."""
     a, b = x.shape[3], y.shape[3]
     parts = [(row, column) for row in rows for column in cols]
-    nothing = np.zeros(max(a, b), f32)
 
     def piece(start, stop):
         totals = np.zeros((len(parts), 16 * a * b), f32)
@@ -265,10 +279,9 @@ def weight_gradient(x, y, taps, rows, cols):
         for p, q in pieces:
             for (row, column), total in zip(parts, totals):
                 sizes, tiles = _geometry(row, column), (q - p) * row.tiles * column.tiles
-                v, d = v_room[: 16 * tiles * a].reshape(16, tiles, a), d_room[: 16 * tiles * b].reshape(16, tiles, b)
-                _transform(x, v, t, nothing, row.step, column.step, row.start, column.start, *sizes, p, q)
+                _transform(x, v_room, t, tiles, row.step, column.step, row.start, column.start, *sizes, p, q)
                 matrices, places = (AT[row.outputs], AT[column.outputs]), (*row.place, *column.place)
-                _adjoint(y, d, t, nothing, *matrices, *sizes, *places, p, q)
+                _adjoint(y, d_room, t, *matrices, tiles, *sizes, *places, p, q)
                 _multiply_backward(v_room, d_room, total, tiles, a, b)
         return totals
 
