@@ -1,12 +1,16 @@
 # Every target makes the environment it needs, .venv, from the lock; nothing is installed outside the checkout.
 PYTHON := $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python
+# model:options of the rows of the speed table
+STEPS := gan:--preset:paper:--batch:64 gan:--preset:paper:--batch:256 vae:--preset:paper:--batch:128 gpt:--batch:12 \
+  gpt:--preset:small:--batch:32 seq2seq:--batch:32
 
-.PHONY: help demo test test-all parity report gpu-check clean
+.PHONY: help demo test test-all bench parity report gpu-check clean
 help:
 	@echo "make demo      train a GAN, a VAE and a GPT in front of you, then open runs/demo/index.html"
 	@echo "make test      the test suite"
 	@echo "make test-all  the same and everything that takes longer"
+	@echo "make bench     time the training steps and operations beside PyTorch's, on an idle machine (half an hour)"
 	@echo "make parity    judge everything against PyTorch again and write the ledger, bench/results/parity.md and .html"
 	@echo "make gpu-check what only an NVIDIA GPU can prove (PART=, OUT=, LIMIT=; DRY=1 walks through it without one)"
 	@echo "make report    the ledger's pages and pictures again, from what is recorded"
@@ -24,21 +28,31 @@ help:
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps triton==3.6.0  # CUDA builds of torch pin their own
 	@touch $@
 
-demo: .venv/base
+# The CPU kernels, compiled where the sources have changed since; else this takes a second or two.
+.PHONY: kernels
+kernels: .venv/base
+	@$(RUN) -m kernels build
+
+demo: kernels
 	@$(RUN) -m models.demo
 
-test: .venv/test
+test: .venv/test kernels
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest -m "not full" --durations=10
 
-test-all: .venv/test
+test-all: .venv/test kernels
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest --durations=25
 
-parity: .venv/test
+bench: .venv/test kernels
+	@for row in $(STEPS); do $(RUN) -m bench step $$(echo $$row | tr : ' ') --record || exit 1; done
+	@$(RUN) -m bench ops --record
+	@$(RUN) -m bench report
+
+parity: .venv/test kernels
 	$(RUN) -m tests.ledger
 
 report: .venv/test

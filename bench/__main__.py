@@ -53,9 +53,11 @@ def presets(args):
 
 def report(args):
     """Needs torch, whose results it compares with: imported here, so that `presets` does without."""
+    from bench import speed
     from bench.report import write_parity
 
     write_parity()
+    speed.write()
 
 
 def run_ops(args):

@@ -18,6 +18,8 @@ import torch
 from tqdm import tqdm
 
 from bench import report
+from core.dispatch import use
+from core.table import TABLE, Kernel
 from tests import trajectories
 from tests.comparing import Comparison, judged
 from tests.parity import Verdict
@@ -31,14 +33,22 @@ COLUMNS = ("case", "what", "dtype", "backend", "entries", "max", "rms", "torch_m
 def jobs() -> list:
     """(name, function that gives comparisons), for everything that is judged."""
     cases = [(case, dtype) for dtype in DTYPES for case in CASES] + [(case, "float32") for case in BENCH]
-    operations = [(f"{case.name} {dtype}", lambda c=case, d=dtype: attempt(c, d)) for case, dtype in cases]
+    both = [(*pair, mode) for pair in cases for mode in _modes(*pair)]
+    operations = [(f"{case.name} {d} {mode}", lambda c=case, d=d, m=mode: attempt(c, d, m)) for case, d, mode in both]
     return operations + [(f"model {label}", lambda label=label: judged_steps(label)) for label in SETTINGS]
 
 
-def attempt(case, dtype) -> list[Comparison]:
+def _modes(case, dtype) -> tuple:
+    """In float32 the CPU kernel of an operation is judged besides its reference."""
+    has_kernel = dtype == "float32" and isinstance(TABLE[case.op].kernels["cpu"], Kernel)
+    return ("reference", "auto") if has_kernel else ("reference",)
+
+
+def attempt(case, dtype, mode) -> list[Comparison]:
     """The comparisons of one case; a case that breaks down is a row that fails."""
     try:
-        return judged(case, np.dtype(dtype))
+        with use(mode):
+            return judged(case, np.dtype(dtype))
     except Exception as error:
         return [Comparison(case.name, "all", "none", Verdict(f"{type(error).__name__}: {error}", dtype))]
 

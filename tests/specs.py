@@ -39,7 +39,7 @@ NOTHING_RUNS = {"dropout/p-0", "dropout/not-training"}  # the identity: no opera
 
 
 def expected(case, dtype) -> str:
-    """The implementation that has to run this case's operation on a CPU: no kernel is written for one yet."""
+    """What has to run this case's operation where kernels are switched off."""
     return "none" if case.name in NOTHING_RUNS else "reference"
 
 
