@@ -8,6 +8,7 @@ python -m kernels tune FAMILY KERNEL OP    time a kernel's configurations on thi
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from core import dispatch
 
@@ -46,8 +47,11 @@ def check(args):
     cases = [*BENCH, *(CASES if args.all_cases else _first_cases(CASES, {c.op for c in BENCH}))]
     cases = [c for c in cases if args.case in c.name and (not args.ops or c.op in args.ops)]
     archs = [ARCHITECTURES[name] for name in args.arch.split(",")]
-    results = check.check(cases, archs, args.workers)
-    print(check.table(results))
+    results = check.check(cases, archs, args.workers, rest=not args.ops)
+    if args.out:
+        args.out.write_text(check.page(results))
+    else:
+        print(check.table(results))
     bad = [r for r in results if r.fault and not r.fault.startswith("(")]
     print(f"{len(results)} compilations, {len(bad)} with faults")
     return 1 if bad else 0
@@ -78,6 +82,7 @@ def main(arguments=None) -> int:
     checking.add_argument("--arch", default="90", help="of 80, 90, 100, with commas between; default 90")
     checking.add_argument("--case", default="", help="only cases whose name holds this")
     checking.add_argument("--all-cases", action="store_true", help="the tests' shapes too, not only the models' own")
+    checking.add_argument("--out", type=Path, help="write a page with a table an architecture, instead of printing all")
     checking.add_argument("--workers", type=int, default=2, help="processes that compile; default 2")
     checking.set_defaults(run=check)
     tuning = commands.add_parser("tune", help="time a kernel's configurations on this GPU")
