@@ -32,7 +32,7 @@ def steps_table() -> list[str]:
 def ops_table() -> list[str]:
     """Single operations; a pass is forward, or forward and backward."""
     lines = [
-        "| operation | forward | PyTorch / ours | forward and backward | PyTorch / ours | of the limit | reference / ours |",
+        "| operation | forward | PyTorch / ours | both passes | PyTorch / ours | of the limit | reference / ours |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for r in rows(ops.RESULTS):
@@ -49,8 +49,8 @@ def markdown() -> str:
     text = [
         "# Speed on a CPU\n",
         "Medians of paired turns, each side in a process of its own (`bench/turns.py`), with the 10 to 90 % spread of "
-        "the ratio: above 1 we are faster. torch 2.13 with fused Adam, the better of OMP_WAIT_POLICY active and passive "
-        "and of both memory formats. The limit is what the flops of a large product or the bytes of a copy would take "
+        "the ratio: above 1 we are faster. torch 2.13 with fused Adam, the better of OMP_WAIT_POLICY active and "
+        "passive and of both memory formats. The limit is what the flops of a large product or the bytes of a copy would take "
         "on the same machine.\n",
         *steps_table(),
         "",

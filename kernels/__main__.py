@@ -61,8 +61,11 @@ def check(args):
     cases = [c for c in cases if args.case in c.name and (not args.ops or c.op in args.ops)]
     archs = [ARCHITECTURES[name] for name in args.arch.split(",")]
     with dispatch.use(tf32=args.tf32):
-        results = check.check(cases, archs, args.workers)
-    print(check.table(results))
+        results = check.check(cases, archs, args.workers, rest=not args.ops)
+    if args.out:
+        args.out.write_text(check.page(results))
+    else:
+        print(check.table(results))
     bad = [r for r in results if r.fault and not r.fault.startswith("(")]
     print(f"{len(results)} compilations, {len(bad)} with faults")
     return 1 if bad else 0
@@ -94,6 +97,7 @@ def main(arguments=None) -> int:
     checking.add_argument("--arch", default="90", help="of 80, 90, 100, with commas between; default 90")
     checking.add_argument("--case", default="", help="only cases whose name holds this")
     checking.add_argument("--all-cases", action="store_true", help="the tests' shapes too, not only the models' own")
+    checking.add_argument("--out", type=Path, help="write a page with a table an architecture, instead of printing all")
     checking.add_argument("--workers", type=int, default=2, help="processes that compile; default 2")
     checking.add_argument("--tf32", action="store_true", help="float32 products in one TF32 pass, as in use(tf32=True)")
     checking.set_defaults(run=check)

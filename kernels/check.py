@@ -14,6 +14,7 @@ This proves that code is generated. What the code does is proved by the interpre
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import re
@@ -28,7 +29,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 import core.functional as F
-from core import Tensor, dispatch, random
+from core import Tensor, dispatch, nn, optim, random
+from core.dispatch import run_
 from kernels.launch import Launch, recording
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -59,7 +61,8 @@ class Function(NamedTuple):
 
 
 class Result(NamedTuple):
-    kernel: str
+    kernel: str  # "file.function"
+    case: str  # the first that launched it
     arch: int
     kind: str  # what distinguishes this compilation, in short
     registers: int
@@ -106,25 +109,33 @@ def _type(a):
     return "i32" if -(2**31) <= a < 2**31 else "i64"
 
 
-def collect(cases, arch, dtypes=("float32", "float16")) -> list[Spec]:
-    """Every different kind that these cases launch, forward and backward."""
+def collect(cases, arch, dtypes=("float32", "float16"), rest=False) -> dict[Spec, str]:
+    """Every different kind that these cases launch, forward and backward, and the first case that does; with `rest`
+    those that no case of a model's size launches, too."""
     from tests.comparing import backward_all, random_dys  # torch is the tests', and this command is one of them
     from tests.specs import run
 
-    def everything(dtype):
-        for case in cases:
-            with contextlib.suppress(dispatch.KernelLimit):
-                outputs, _ = run(case, case.arrays(dtype))
-                backward_all(outputs, random_dys(case, outputs, dtype))
-        if any("dropped" in case.name or case.op in ("dropout", "reparameterize") for case in cases):
-            drawn(dtype)
-
     found: dict = {}
+
+    def note(name, launching, *arguments):
+        limit = contextlib.suppress(dispatch.KernelLimit)
+        with recording(arch) as launches, dispatch.on("cuda"), dispatch.use("kernels"), limit:
+            launching(*arguments)
+        for launch in launches:
+            found.setdefault(spec(launch), name)
+
+    def both(case, dtype):
+        outputs, _ = run(case, case.arrays(dtype))
+        backward_all(outputs, random_dys(case, outputs, dtype))
+
     for dtype in dtypes:
-        with recording(arch) as launches, dispatch.on("cuda"), dispatch.use("kernels"):
-            everything(dtype)
-        found.update(dict.fromkeys(map(spec, launches)))
-    return list(found)
+        for case in cases:
+            note(case.name, both, case, dtype)
+        if any("dropped" in case.name or case.op in ("dropout", "reparameterize") for case in cases):
+            note("masks drawn by kernels", drawn, dtype)
+        for what, launching in others(dtype).items() if rest else ():
+            note(what, launching)
+    return found
 
 
 def drawn(dtype):
@@ -138,9 +149,37 @@ def drawn(dtype):
     random.uniform(x.shape, dtype)
 
 
+def others(dtype) -> dict:
+    """{what it is: a function to call} of what no case of a model's size launches: state operations on parameters of a
+    small GPT's size, noise, decoding with a full cache, attention with a bias that wants a gradient."""
+    w, b, step = np.ones((1024, 256), dtype), np.ones(1000, dtype), np.array(1)
+    ones = lambda *shape: Tensor(np.ones(shape, dtype), requires_grad=True)
+
+    def stepped(make):
+        parameters = {"w": nn.Parameter(w), "b": nn.Parameter(b)}
+        for p in parameters.values():
+            p.grad = p.data
+        make(parameters, 1e-3, weight_decay=0.1).step()
+
+    def biased():
+        q = ones(2, 4, 128, 64)
+        F.attention(q, q, q, bias=ones(4, 128, 128)).backward(q.data)
+
+    return {
+        "Adam": lambda: stepped(optim.Adam),
+        "AdamW": lambda: stepped(optim.AdamW),
+        "SGD": lambda: stepped(functools.partial(optim.SGD, momentum=0.9)),
+        "clipping": lambda: run_("clip_grad_norm_", [w, b], max_norm=1.0),
+        "cache": lambda: run_("cache_", np.ones((8, 4, 256, 32), dtype), np.ones((8, 4, 1, 32), dtype), 5),
+        "step": lambda: run_("advance_", step),
+        "decoding": lambda: F.attention(ones(1, 12, 1, 64), ones(1, 12, 1024, 64), ones(1, 12, 1024, 64)),
+        "attention with a bias": biased,
+    }
+
+
 def compiled(job) -> Result:
-    """Compile one Spec for one architecture and read what came out."""
-    s, arch = job
+    """Compile one Spec, launched by some case, for one architecture and read what came out."""
+    s, case, arch = job
     fn = Function(s.module, s.kernel)()
     attrs = {(i,): [["tt.divisibility", 16]] for i in s.aligned}
     names = {name: i for i, name in enumerate(fn.arg_names)}
@@ -151,11 +190,15 @@ def compiled(job) -> Result:
         k = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(s.options))
     except Exception as error:
         line = str(error).strip().split("\n")[-1]
-        return Result(s.kernel, arch, kind, 0, 0, 0, 0, 0, False, 0, "", f"{type(error).__name__}: {line}")
-    return _read(s, arch, kind, k)
+        return Result(_name(s), case, arch, kind, 0, 0, 0, 0, 0, False, 0, "", f"{type(error).__name__}: {line}")
+    return _read(s, case, arch, kind, k)
 
 
-def _read(s, arch, kind, k) -> Result:
+def _name(s: Spec) -> str:
+    return f"{s.module.rpartition('.')[2]}.{s.kernel}"
+
+
+def _read(s, case, arch, kind, k) -> Result:
     ptx, dots = k.asm["ptx"], "tt.dot" in k.asm["ttir"]
     registers, spills = _ptxas(ptx, arch)
     shared, threads = k.metadata.shared, 32 * k.metadata.num_warps
@@ -177,7 +220,7 @@ def _read(s, arch, kind, k) -> Result:
     hazard = len(re.findall(r"wgmma\.mma_async[^;]*?\}, *\{", ptx))
     note = f"{hazard} wgmma with a register operand" if hazard else ""
     return Result(
-        *(s.kernel, arch, kind, registers, spills, shared, min(fits), tensor, dots, copies),
+        *(_name(s), case, arch, kind, registers, spills, shared, min(fits), tensor, dots, copies),
         f"{wide}/{loads}",
         "; ".join(faults) or (f"({note})" if note else ""),
     )
@@ -206,9 +249,9 @@ def _ptxas(ptx, arch) -> tuple[int, int]:
     return int(registers.group(1)) if registers else 0, int(spills.group(1)) if spills else 0
 
 
-def check(cases, archs=(90,), workers=1, dtypes=("float32", "float16")) -> list[Result]:
+def check(cases, archs=(90,), workers=1, dtypes=("float32", "float16"), rest=False) -> list[Result]:
     """Compile what these cases launch, for each architecture."""
-    jobs = [(s, arch) for arch in archs for s in collect(cases, arch, dtypes)]
+    jobs = [(s, case, arch) for arch in archs for s, case in collect(cases, arch, dtypes, rest).items()]
     if workers == 1:
         return [compiled(job) for job in jobs]
     with ProcessPoolExecutor(workers) as pool:
@@ -221,9 +264,48 @@ def table(results) -> str:
         "| kernel | sm | kind | registers | spills | shared | programs/SM | tensor-core | async | wide loads | |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
-    for r in results:
-        lines.append(
-            f"| {r.kernel} | {r.arch} | {r.kind} | {r.registers} | {r.spills} | {r.shared} | {r.occupancy} | "
-            f"{r.tensor if r.dots else '-'} | {r.copies} | {r.wide} | {r.fault} |"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {r.kernel} | {r.arch} | {r.kind} | {_numbers(r)} | {r.fault} |" for r in results)])
+
+
+def _numbers(r: Result) -> str:
+    tensor = r.tensor if r.dots else "-"
+    return f"{r.registers} | {r.spills} | {r.shared} | {r.occupancy} | {tensor} | {r.copies} | {r.wide}"
+
+
+PAGE = """# What the compiler made of the kernels
+
+Made by `python -m kernels check --arch {archs} --out docs/kernels/compiled.md` with Triton {version}, without a GPU: it
+proves that code is generated, not what the code does, and not how fast. Of each kernel and dtype the compilation that
+uses most registers stands here; {count} were made, for the models' own shapes in float32 and float16, and {bad} of them
+have faults: a spill, too much shared memory, or `tl.dot` without a tensor-core instruction.
+
+`of` is how many compilations the line stands for; registers and spilled bytes are ptxas's, a thread; shared memory is
+in bytes; programs/SM is how many fit on a multiprocessor by registers, threads and shared memory; then instructions in
+the code: of tensor cores (- where there is no product), asynchronous copies, and loads of 8 bytes or more of all global
+loads. Tensor cores are {tensor}.
+"""
+
+
+def page(results) -> str:
+    """docs/kernels/compiled.md: a table for each architecture."""
+    archs = sorted({r.arch for r in results})
+    tensor = ", ".join(f"`{TENSOR_CORES[a]}` on sm_{a}" for a in archs)
+    bad = sum(bool(r.fault) and not r.fault.startswith("(") for r in results)
+    names = {"archs": ",".join(map(str, archs)), "version": triton.__version__, "count": len(results), "bad": bad}
+    parts = [PAGE.format(tensor=tensor, **names)]
+    for arch in archs:
+        parts += [
+            "",
+            f"## sm_{arch}",
+            "",
+            "| kernel | dtypes, blocks, options | case | of | registers | spills | shared |",
+        ]
+        parts[-1] += " programs/SM | tensor-core | async | wide loads |"
+        parts.append("|---|---|---|" + "---:|" * 8)
+        groups: dict = {}
+        for r in (r for r in results if r.arch == arch):
+            groups.setdefault((r.kernel, r.kind.partition(" ")[0]), []).append(r)
+        for (kernel, _), some in sorted(groups.items()):
+            worst = max(some, key=lambda r: (r.spills, r.registers))
+            parts.append(f"| {kernel} | {worst.kind[:-5]} | {worst.case} | {len(some)} | {_numbers(worst)} |")
+    return "\n".join(parts) + "\n"

@@ -8,6 +8,7 @@ spills and on tensor cores. Neither proves what a device makes of it: that is `m
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -82,18 +83,29 @@ def test_every_loop_went_round_and_every_axis_had_programs(reports, state):
 
 
 def launched_in_source() -> set:
-    """Names of the kernels that wrappers of differentiable operations hand on, to `launch` or to what calls it."""
+    """ "file.kernel" of the kernels that wrappers hand on, to `launch` or to what calls it."""
     names = set()
-    for path in (p for p in FILES if p.stem != "optim"):
+    for path in FILES:
         entries = {name for name, tree in kernels(path) if any(a.arg.endswith("_ptr") for a in tree.args.args)}
         for _, tree in wrappers(path):
-            names |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} & entries
+            found = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} & entries
+            names |= {f"{path.stem}.{name}" for name in found}
     return names
 
 
-def test_every_kernel_ran(reports):
-    ran = {name for report in reports.values() for name in report["launches"]}
-    assert launched_in_source() - ran - {"_draw_kernel"} == set()  # that one: tests/interpret_state.py
+def test_every_kernel_ran(reports, state):
+    ran = {
+        name for report in (*reports.values(), json.loads(state.stdout.splitlines()[-1])) for name in report["grids"]
+    }
+    assert launched_in_source() - ran == set()
+
+
+def test_the_page_of_what_the_compiler_made_has_every_kernel_on_every_architecture():
+    page = (ROOT / "docs" / "kernels" / "compiled.md").read_text(encoding="utf-8")
+    for arch in ("80", "90", "100"):
+        table = page.partition(f"## sm_{arch}\n")[2].partition("\n## ")[0]
+        listed = set(re.findall(r"^\| (\w+\.\w+) \|", table, re.MULTILINE))
+        assert listed == launched_in_source(), "python -m kernels check --arch 80,90,100 --out docs/kernels/compiled.md"
 
 
 def test_every_operation_has_a_kernel_or_a_reason():

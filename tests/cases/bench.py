@@ -34,15 +34,22 @@ IMAGES = [
     conv("gan-down2-paper", (32, 14, 14, 128), (5, 5, 128, 128), stride=2, padding=2, act="leaky_relu"),
     conv("vae-down2", (64, 14, 14, 32), (3, 3, 32, 64), stride=2, padding=1, act="leaky_relu"),
     train("gan-norm3-demo", (32, 28, 28, 32), act="leaky_relu"),
+    train("gan-norm3-paper", (64, 28, 28, 128)),
+    train("gan-norm3-paper-leaky", (64, 28, 28, 128), act="leaky_relu"),
     train("gan-norm0-paper", (256, 6272), act="leaky_relu"),
 ]
 
+SHAPES = ((12, 4, 64, 32), (32, 8, 128, 32), (8, 6, 256, 64), (4, 8, 1024, 64))  # (B, h, T, d)
+
 TOKENS = [
+    *(attention(f"{'x'.join(map(str, q))}", q=q) for q in SHAPES),
+    *(attention(f"{'x'.join(map(str, q))}-causal", q=q, causal=True) for q in SHAPES),
     attention("gpt-demo", q=(16, 4, 64, 32), causal=True),
     attention("gpt-small", q=(8, 8, 128, 32), causal=True),
     attention("gpt-paper", q=(1, 12, 1024, 64), causal=True),
     attention("seq2seq-cross-demo", q=(32, 4, 40, 32), mask=coin(32, 1, 1, 40, p=0.6)),
     norm("gpt-small", 4096, 256),
+    norm("gpt-demo", 768, 128),
     add_norm("gpt-small-dropped", 4096, 256, p=0.1),
     Case(
         "linear/gpt-small-up",
