@@ -2,6 +2,7 @@
 
 python -m bench step MODEL a training step beside PyTorch's, in turns; --help says how
 python -m bench ops [PATTERN] single operations beside PyTorch's
+python -m bench scaling    time and memory of attention and linear cross entropy as they grow, and a picture
 python -m bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
 python -m bench report     the tables, pages and pictures of bench/results again, and the README's
 """
@@ -67,6 +68,13 @@ def run_ops(args):
     ops.run(args)
 
 
+def run_scaling(args):
+    """Needs matplotlib: imported here, as above."""
+    from bench import scaling
+
+    scaling.run(args)
+
+
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -82,6 +90,7 @@ def main(arguments=None) -> int:
     single = commands.add_parser("ops", help="single operations beside PyTorch's")
     single.add_argument("pattern", nargs="?", default="", help="only cases whose name holds this")
     single.set_defaults(run=run_ops)
+    commands.add_parser("scaling", help="how time and memory grow").set_defaults(run=run_scaling)
     for command, pairs, file in ((stepping, step.PAIRS, step.RESULTS), (single, 9, "bench/results/cpu-ops.json")):
         command.add_argument("--pairs", type=positive, default=pairs, help=f"turns of each; default {pairs}")
         command.add_argument("--anyway", action="store_true", help="measure though other programs use the cores")

@@ -50,8 +50,8 @@ def markdown() -> str:
         "# Speed on a CPU\n",
         "Medians of paired turns, each side in a process of its own (`bench/turns.py`), with the 10 to 90 % spread of "
         "the ratio: above 1 we are faster. torch 2.13 with fused Adam, the better of OMP_WAIT_POLICY active and "
-        "passive and of both memory formats. The limit is what the flops of a large product or the bytes of a copy would take "
-        "on the same machine.\n",
+        "passive and of both memory formats. The limit is what the flops of a large product or the bytes of a copy "
+        "would take on the same machine.\n",
         *steps_table(),
         "",
         *ops_table(),

@@ -88,14 +88,14 @@ def load(_, x, i):
 
 
 @intrinsic
-def number(_, x, i):
-    """x[i], counted in C order, of an index that is known not to be negative."""
+def number(_, x, i, j):
+    """x[i + j], counted in C order: the address of x[i] is found once for a loop over j."""
 
     def emit(context, builder, signature, args):
         array = context.make_array(signature.args[0])(context, builder, args[0])
-        return builder.load(builder.gep(array.data, [args[1]]), align=4)
+        return builder.load(builder.gep(builder.gep(array.data, [args[1]]), [args[2]]), align=4)
 
-    return REAL(x, INDEX), emit
+    return REAL(x, INDEX, INDEX), emit
 
 
 @intrinsic

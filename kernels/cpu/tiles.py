@@ -75,14 +75,14 @@ def found_tile(a, rows, columns, b, j, b_row, y, o, y_row, add):
     i0, i1, i2, i3, i4, i5, i6, i7 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
     for k in range(columns.size):
         v, c = load(b, j), columns[k]
-        s0 = add_product(s0, number(a, i0 + c), v)
-        s1 = add_product(s1, number(a, i1 + c), v)
-        s2 = add_product(s2, number(a, i2 + c), v)
-        s3 = add_product(s3, number(a, i3 + c), v)
-        s4 = add_product(s4, number(a, i4 + c), v)
-        s5 = add_product(s5, number(a, i5 + c), v)
-        s6 = add_product(s6, number(a, i6 + c), v)
-        s7 = add_product(s7, number(a, i7 + c), v)
+        s0 = add_product(s0, number(a, i0, c), v)
+        s1 = add_product(s1, number(a, i1, c), v)
+        s2 = add_product(s2, number(a, i2, c), v)
+        s3 = add_product(s3, number(a, i3, c), v)
+        s4 = add_product(s4, number(a, i4, c), v)
+        s5 = add_product(s5, number(a, i5, c), v)
+        s6 = add_product(s6, number(a, i6, c), v)
+        s7 = add_product(s7, number(a, i7, c), v)
         j += b_row
     _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add)
 
