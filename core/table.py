@@ -79,20 +79,21 @@ def _whole(inputs, attrs):
 
 def _undone(inputs, attrs):
     """The CPU's convolutions tell an activation's derivative from its result."""
-    return "gelu is not known from its result alone" if attrs["act"] == "gelu" else _kept(inputs, attrs)
+    return "gelu is not known from its result alone" if attrs.get("act") == "gelu" else _kept(inputs, attrs)
 
 
 def _kept(inputs, attrs):
     """What the CPU's epilogues can undo."""
-    if attrs["act"] == "gelu_tanh":
+    act, slope = attrs.get("act"), attrs.get("negative_slope", 0.01)
+    if act == "gelu_tanh":
         return "gelu_tanh is not among the kernel's activations"
-    if attrs["act"] == "leaky_relu" and not attrs["negative_slope"] >= 0:
-        return f"negative_slope is {attrs['negative_slope']}, which hides the sign that leaky_relu was given"
+    if act == "leaky_relu" and not slope >= 0:
+        return f"negative_slope is {slope}, which hides the sign that leaky_relu was given"
     return _floating(inputs, attrs)
 
 
 def _comparing(inputs, attrs):
-    act = attrs["act"]
+    act = attrs.get("act")
     return None if act in (None, "relu", "leaky_relu") else f"act is {act}, the kernel takes relu and leaky_relu"
 
 
