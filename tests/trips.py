@@ -179,9 +179,9 @@ def merged(reports) -> dict:
     total: dict = {"trips": {}, "grids": {}, "reached": {}}
     for one in reports:
         for part in ("trips", "grids"):
-            for name, numbers in one[part].items():
+            for name, numbers in one.get(part, {}).items():
                 total[part][name] = [max(pair) for pair in zip(total[part].get(name, [0] * len(numbers)), numbers)]
-        for name, reached in one["reached"].items():
+        for name, reached in one.get("reached", {}).items():
             best = total["reached"].setdefault(name, {})
             best.update({what: max(best.get(what, 0), number) for what, number in reached.items()})
     return total
