@@ -94,7 +94,8 @@ def accumulate(gradients):
         if leaf.grad is None:
             leaf.grad = g if owned else arrays.array_module(g).array(g)
         else:
-            leaf.grad += g
+            with np.errstate(over="ignore"):
+                leaf.grad += g
 
 
 def _owned(g, grads, dys):

@@ -80,7 +80,7 @@ def _serve():
 
 def _start_workers():
     with _lock:
-        _one_blas_thread()
+        one_blas_thread()
         while len(_workers) < COUNT - 1:
             _workers.append(threading.Thread(target=_serve, name=f"assay-{len(_workers)}", daemon=True))
             _workers[-1].start()
@@ -91,9 +91,10 @@ def _start_workers():
 _quiet = False
 
 
-def _one_blas_thread():
+def one_blas_thread():
     """From now on BLAS has one thread: after a product its others would spin for a while on the cores that pieces need,
-    which made a training step of mixed products and pieces twice as long."""
+    which made a training step of mixed products and pieces twice as long. Trainers say it before their first step, so
+    that a run that goes on does the same arithmetic as one that was never interrupted."""
     global _quiet
     if not _quiet:
         for library in ThreadpoolController().select(user_api="blas").lib_controllers:

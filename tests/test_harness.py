@@ -16,6 +16,8 @@ from tests.gradcheck import check_case
 from tests.purity import check_purity
 from tests.specs import BY_NAME
 
+pytestmark = pytest.mark.usefixtures("reference")  # the plants replace references
+
 
 def float64(case):
     compare(case, np.float64)

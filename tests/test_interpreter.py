@@ -126,7 +126,7 @@ def test_compiled_kernels_spill_nothing_and_use_tensor_cores():
 def test_a_product_in_one_tf32_pass_compiles_too():
     command = [sys.executable, "-m", "kernels", "check", "linear", "--tf32", "--arch", "90"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0 and "| _gemm | 90 | fp32/fp32" in done.stdout, done.stdout + done.stderr[-2000:]
+    assert done.returncode == 0 and "| matmul._gemm | 90 | fp32/fp32" in done.stdout, done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.full

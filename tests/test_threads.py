@@ -56,7 +56,8 @@ def test_the_first_exception_in_order_is_raised_when_all_have_ended():
 
 def test_blas_has_one_thread_once_work_is_shared_out():
     threads.run([lambda: None] * 2)
-    assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
+    pools = [p for p in threadpool_info() if p["user_api"] == "blas" and "numpy" in p["filepath"]]
+    assert pools and {p["num_threads"] for p in pools} == {1}
 
 
 def test_a_context_is_handed_on():
