@@ -1,7 +1,7 @@
 """How time and memory grow: `python -m bench scaling`, bench/results/scaling.json and docs/images/scaling.png.
 
 Attention over T tokens and linear cross entropy over V words, forward and backward, by kernels and by the reference,
-which holds all scores or all logits. Every point is a process of its own: seconds are the least of three, memory is the
+which holds all scores, or a chunk of the logits. Every point is a process of its own: seconds are the least of three, memory is the
 most held during the pass beyond what was held before it.
 """
 
@@ -70,6 +70,7 @@ def draw(found):
                 axis.loglog(sizes, np.maximum(values, 0.1 if key == "mib" else 0), "o-", color=style, label=mode)
             ours = [p[key] for p in found if (p["what"], p["mode"]) == (what, "kernels")]
             axis.loglog(sizes, ours[-1] * np.array(sizes) / sizes[-1], "k:", label="in proportion")
+            axis.set_xscale("log", base=2)
             axis.set(xlabel=label, ylabel=unit, title=what.replace("_", " "))
             axis.legend()
     fig.savefig(PICTURE, dpi=90, metadata={"Software": None})
