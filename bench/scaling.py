@@ -1,8 +1,8 @@
 """How time and memory grow: `python -m bench scaling`, bench/results/scaling.json and docs/images/scaling.png.
 
 Attention over T tokens and linear cross entropy over V words, forward and backward, by kernels and by the reference,
-which holds all scores, or a chunk of the logits. Every point is a process of its own: seconds are the least of three, memory is the
-most held during the pass beyond what was held before it.
+which holds all scores, or a chunk of the logits. Every point is a process of its own: seconds are the least of three,
+memory is the most held during the pass beyond what was held before it.
 """
 
 import argparse

@@ -94,7 +94,7 @@ def accumulate(gradients):
         if leaf.grad is None:
             leaf.grad = g if owned else arrays.array_module(g).array(g)
         else:
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 leaf.grad += g
 
 
