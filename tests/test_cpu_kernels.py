@@ -10,9 +10,10 @@ import pytest
 from core import dispatch
 from core.dispatch import use
 from core.table import TABLE, Kernel
+from kernels.cpu import winograd
 from tests.comparing import compare, random_dys, run_ours
 from tests.purity import check_purity
-from tests.specs import BENCH, CASES, NOTHING_RUNS, case_id, run
+from tests.specs import BENCH, BY_NAME, CASES, NOTHING_RUNS, case_id, run
 
 MINE = {name for name, row in TABLE.items() if isinstance(row.kernels.get("cpu"), Kernel)}
 KERNEL_CASES = [c for c in CASES if c.op in MINE and c.name not in NOTHING_RUNS]
@@ -45,6 +46,18 @@ def test_float32(case):
 @pytest.mark.parametrize("case", [c for c in BENCH if c.op in MINE], ids=case_id)
 def test_float32_at_the_sizes_of_the_models(case):
     judged_on_kernels(case)
+
+
+@pytest.mark.parametrize("name", ("gan-up3-demo", "vae-up3"))
+def test_winograd_passes_the_judge(name, monkeypatch):
+    """It takes layers of 32 channels and more, which the small cases are not."""
+    ran = set()
+    for function in ("correlate", "weight_gradient"):
+        original = getattr(winograd, function)
+        watched = lambda *args, f=original, name=function: ran.add(name) or f(*args)
+        monkeypatch.setattr(winograd, function, watched)
+    judged_on_kernels(BY_NAME[f"conv_transpose2d/{name}"])
+    assert ran == {"correlate", "weight_gradient"}
 
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=case_id)

@@ -105,12 +105,6 @@ def _pixel(x, i, inside):
     return load(x, i) if inside else fill(f32(0))
 
 
-@inline
-def _plus(a, sign, b):
-    """a + b or a - b"""
-    return add_product(a, sign, b)
-
-
 @kernel(const(4), out(1), out(1), *(INDEX,) * 9, *PIECE)
 def _transform(x, v, t, tiles, step_h, step_w, top, left, mh, mw, th, tw, start, stop):
     """v[:, i] = B^T d B of every tile i of images start to stop; d is its 4 x 4 inputs, zero outside the image."""
@@ -128,18 +122,18 @@ def _transform(x, v, t, tiles, step_h, step_w, top, left, mh, mw, th, tw, start,
                     o, down, inside = image + h * wide + w * channels + c, step_h * wide, 0 <= w < width
                     d0, d1 = _pixel(flat, o, inside and in0), _pixel(flat, o + down, inside and in1)
                     d2, d3 = _pixel(flat, o + 2 * down, inside and in2), _pixel(flat, o + 3 * down, inside and in3)
-                    store(t, b * LANES, _plus(d0, minus, d2))
-                    store(t, (4 + b) * LANES, _plus(d1, one, d2))
-                    store(t, (8 + b) * LANES, _plus(d2, minus, d1))
-                    store(t, (12 + b) * LANES, _plus(d3, minus, d1))
+                    store(t, b * LANES, add_product(d0, minus, d2))
+                    store(t, (4 + b) * LANES, add_product(d1, one, d2))
+                    store(t, (8 + b) * LANES, add_product(d2, minus, d1))
+                    store(t, (12 + b) * LANES, add_product(d3, minus, d1))
                 for a in range(4):
                     d0, d1 = load(t, 4 * a * LANES), load(t, (4 * a + 1) * LANES)
                     d2, d3 = load(t, (4 * a + 2) * LANES), load(t, (4 * a + 3) * LANES)
                     o, step = (4 * a * tiles + n * th * tw + i) * channels + c, tiles * channels
-                    store(v, o, _plus(d0, minus, d2))
-                    store(v, o + step, _plus(d1, one, d2))
-                    store(v, o + 2 * step, _plus(d2, minus, d1))
-                    store(v, o + 3 * step, _plus(d3, minus, d1))
+                    store(v, o, add_product(d0, minus, d2))
+                    store(v, o + step, add_product(d1, one, d2))
+                    store(v, o + 2 * step, add_product(d2, minus, d1))
+                    store(v, o + 3 * step, add_product(d3, minus, d1))
 
 
 @inline
