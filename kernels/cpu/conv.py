@@ -5,42 +5,46 @@
 
 Shapes      conv2d x (N, H, W, Cin), w (KH, KW, Cin, Cout); conv_transpose2d w (KH, KW, Cout, Cin)
 Plan        `spread` is the phase decomposition: output pixels with equal residues mod S see the same taps, so that each
-            of the S S residues is a correlation of stride 1 with some of the taps (kernels/cpu/patches.py)
+            of the S S residues is a correlation of stride 1 with some of the taps (kernels/cpu/direct.py)
 Precision   float32; the bias gradient adds in float64
 Limits      activations that their result tells apart: none, relu, tanh, leaky_relu with a slope that is not negative.
             The result is all that the backward pass needs of them, and it is kept anyway
 
-# next: kernels/cpu/patches.py
+# next: kernels/cpu/direct.py
 """
+
+from itertools import product
 
 import numpy as np
 
 from core.op import Op
 from core.reference.conv import phase, span, transposed_size
-from kernels.cpu import narrow, patches, winograd
+from kernels.cpu import direct, direct_backward, narrow, winograd
 from kernels.cpu.activations import activation_backward, slope_of, tanh_loop
 from kernels.cpu.common import f32, floats
+from kernels.cpu.direct import Axis
 from kernels.cpu.pointwise import elementwise
 
 LINEAR = f32(1)  # the slope of no activation
 
 
-def correlation_parts(k, stride, before, count):
-    """The taps of a correlation along one axis, cut up for winograd.py: by residues mod stride, and then if long."""
-    residues = range(min(stride, k))
-    return [a for i in residues for a in winograd.cut(range(i, k, stride), stride, i - before, (0, 1), count)]
+def _axes(taps, stride, dilation, before, count):
+    """The rows and the columns of a correlation."""
+    return tuple(
+        Axis(tuple(range(k)), s, d, -p, (0, 1), n) for k, s, d, p, n in zip(taps, stride, dilation, before, count)
+    )
 
 
 def correlate(x, w, y, stride, dilation, before, bias=None, slope=LINEAR):
     """Fill y (N, OH, OW, B) from x (N, H, W, A) and w (KH, KW, A, B)."""
     bias = np.zeros(w.shape[3], f32) if bias is None else bias
-    rows, cols = map(correlation_parts, w.shape[:2], stride, before, y.shape[1:3])
+    part = _axes(w.shape[:2], stride, dilation, before, y.shape[1:3])
     if 4 * w.shape[3] <= w.shape[2]:
         narrow.correlate(x, w, y, stride, dilation, before, bias, slope)
-    elif dilation == (1, 1) and winograd.worthwhile(rows, cols, w.shape[2:]):
-        winograd.correlate(x, w, y, rows, cols, bias, slope)
+    elif short := winograd.parts(*part, x.shape[1:3], w.shape[2:]):
+        winograd.correlate(x, w, y, short, bias, slope)
     else:
-        patches.correlate(x, w, y, ((0, 1), (0, 1)), stride, dilation, before, bias, slope)
+        direct.correlate(x, w, y, [part], bias, slope)
     return y
 
 
@@ -50,37 +54,33 @@ def spread(y, w, x, stride, dilation, padding, bias=None, slope=LINEAR):
     if 4 * w.shape[2] <= w.shape[3]:
         narrow.spread(y, w, x, stride, dilation, padding, bias, slope)
         return x
-    phases = [[_phase(y, w, x, axis, r, stride, dilation, padding) for r in range(stride[axis])] for axis in (0, 1)]
-    for (rows, dh, top), place_h in phases[0]:
-        for (cols, dw, left), place_w in phases[1]:
-            count = [len(range(r, size, s)) for (r, s), size in zip((place_h, place_w), x.shape[1:3])]
-            parts = [
-                winograd.cut(taps, 1, -before, place, n)
-                for taps, before, place, n in zip((rows, cols), (top, left), (place_h, place_w), count)
-            ]
-            if (dh, dw) == (1, 1) and winograd.worthwhile(*parts, w.shape[2:]):
-                winograd.correlate(y, turned, x, *parts, bias, slope)
-            else:
-                part = turned[rows][:, cols]  # no taps where stride > kernel
-                patches.correlate(y, part, x, (place_h, place_w), (1, 1), (dh, dw), (top, left), bias, slope)
+    rows, cols = ([_phase(y, w, x, axis, r, stride, dilation, padding) for r in range(stride[axis])] for axis in (0, 1))
+    rest = []
+    for part in product(rows, cols):
+        if short := winograd.parts(*part, y.shape[1:3], w.shape[2:]):
+            winograd.correlate(y, turned, x, short, bias, slope)
+        else:
+            rest.append(part)
+    if rest:
+        direct.correlate(y, turned, x, rest, bias, slope)
     return x
 
 
 def _phase(y, w, x, axis, r, stride, dilation, padding):
-    """((taps, their spacing, zeros before the first pixel), (r, stride)) of the output pixels r, r + stride, ..."""
-    sizes = y.shape[1 + axis], x.shape[1 + axis]
-    taps, spacing, (before, _) = phase(r, w.shape[axis], stride[axis], dilation[axis], padding[axis], *sizes)
-    return (taps, spacing, before), (r, stride[axis])
+    """One axis of the correlation of stride 1 that makes the output pixels r, r + stride, ..."""
+    size, stride = x.shape[1 + axis], stride[axis]
+    taps, spacing, (before, _) = phase(r, w.shape[axis], stride, dilation[axis], padding[axis], y.shape[1 + axis], size)
+    return Axis(tuple(taps), 1, spacing, -before, (r, stride), len(range(r, size, stride)))
 
 
 def weight_gradient(x, y, taps, stride, dilation, padding):
     """(KH, KW, A, B) of the correlation that makes y (N, OH, OW, B) from x (N, H, W, A)."""
     if 4 * y.shape[3] <= x.shape[3] and stride == (1, 1):
         return narrow.weight_gradient(x, y, taps, dilation, padding)
-    rows, cols = map(correlation_parts, taps, stride, padding, y.shape[1:3])
-    if dilation == (1, 1) and winograd.worthwhile(rows, cols, (x.shape[3], y.shape[3])):
-        return winograd.weight_gradient(x, y, taps, rows, cols)
-    return patches.weight_gradient(x, y, taps, stride, dilation, padding)
+    part = _axes(taps, stride, dilation, padding, y.shape[1:3])
+    if short := winograd.parts(*part, x.shape[1:3], (x.shape[3], y.shape[3])):
+        return winograd.weight_gradient(x, y, taps, short)
+    return direct_backward.weight_gradient(x, y, *part)
 
 
 # --- the two operations ----------------------------------------

@@ -9,15 +9,16 @@ Shapes      x (N, H, W, A), w (KH, KW, A, B), y (N, OH, OW, B); B, or A in `spre
 Plan        images are shared out over threads; of a block of them BLAS makes z, one loop reads it
 Cost        2 pixels KH KW A B flops, and KH KW B numbers a pixel written and read: a matrix of patches has KH KW A
 
-# next: kernels/cpu/patches.py, for more channels
+# next: kernels/cpu/direct.py, for more channels
 """
 
 import numpy as np
 
 from core.reference.conv import span
 from core.threads import share
-from kernels.cpu import patches
+from kernels.cpu import direct_backward
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, kernel, out
+from kernels.cpu.direct import Axis
 
 BLOCK = 1 << 17  # numbers of z at once (512 KB)
 
@@ -90,9 +91,12 @@ def spread(y, w, x, stride, dilation, before, bias, slope):
 
 
 def weight_gradient(x, y, taps, dilation, padding):
-    """(KH, KW, A, B) at stride 1: the same sum with the roles exchanged, so that the narrow array makes the patches.
+    """(KH, KW, A, B) at stride 1: the same sum with the roles exchanged, so that y is what the taps move over.
 
     x[h + D i - P] y[h] = x[h'] y[h' - D i + P]: a correlation of y around each pixel of x, taps in reverse."""
-    before = tuple(r - 1 - p for r, p in zip(span(taps, dilation), padding))
-    dw = patches.weight_gradient(y, x, taps, (1, 1), dilation, before)  # (KH, KW, B, A), reversed
+    row, col = (
+        Axis(tuple(range(k)), 1, d, p + 1 - r, (0, 1), size)
+        for k, d, p, r, size in zip(taps, dilation, padding, span(taps, dilation), x.shape[1:3])
+    )
+    dw = direct_backward.weight_gradient(y, x, row, col)  # (KH, KW, B, A), reversed
     return np.ascontiguousarray(dw[::-1, ::-1].transpose(0, 1, 3, 2))

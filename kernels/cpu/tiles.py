@@ -12,7 +12,7 @@ Versions    one core of a Zen 5 (peak 240 GF/s), in cache, M, N, K between 32 an
             loops, four rows by four terms unrolled, which LLVM makes vectors of: 38 to 87, since the sums go through
             memory at every fourth term. This: 205 to 227
 
-# next: kernels/cpu/attention.py, kernels/cpu/matmul.py and kernels/cpu/patches.py, which are made of such products
+# next: kernels/cpu/attention.py, kernels/cpu/matmul.py and kernels/cpu/direct.py, which are made of such products
 """
 
 import numpy as np
@@ -69,22 +69,24 @@ def _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add):
 
 
 @inline
-def found_tile(a, rows, columns, b, j, b_row, y, o, y_row, add):
-    """ROWS rows of LANES columns of y (+)= a b, where a's element (r, c) is a[rows[r] + columns[c]]."""
+def run_sums(a, rows, i, step, b, j, b_row, runs, first, last):
+    """ROWS by LANES sums over runs (p, q, n): of a[i + rows[r] + p + step t] b[j + q + b_row t] for t < n."""
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = fill(f32(0))
     i0, i1, i2, i3, i4, i5, i6, i7 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
-    for k in range(columns.size):
-        v, c = load(b, j), columns[k]
-        s0 = add_product(s0, number(a, i0, c), v)
-        s1 = add_product(s1, number(a, i1, c), v)
-        s2 = add_product(s2, number(a, i2, c), v)
-        s3 = add_product(s3, number(a, i3, c), v)
-        s4 = add_product(s4, number(a, i4, c), v)
-        s5 = add_product(s5, number(a, i5, c), v)
-        s6 = add_product(s6, number(a, i6, c), v)
-        s7 = add_product(s7, number(a, i7, c), v)
-        j += b_row
-    _put_all(y, o, y_row, s0, s1, s2, s3, s4, s5, s6, s7, add)
+    for r in range(first, last):
+        c, o = i + runs[r, 0], j + runs[r, 1]
+        for _ in range(runs[r, 2]):
+            v = load(b, o)
+            s0 = add_product(s0, number(a, i0, c), v)
+            s1 = add_product(s1, number(a, i1, c), v)
+            s2 = add_product(s2, number(a, i2, c), v)
+            s3 = add_product(s3, number(a, i3, c), v)
+            s4 = add_product(s4, number(a, i4, c), v)
+            s5 = add_product(s5, number(a, i5, c), v)
+            s6 = add_product(s6, number(a, i6, c), v)
+            s7 = add_product(s7, number(a, i7, c), v)
+            c, o = c + step, o + b_row
+    return s0, s1, s2, s3, s4, s5, s6, s7
 
 
 @inline

@@ -26,10 +26,11 @@ Precision   float32: B has entries 0 and +-1 only, and errors are those of the d
 Limits      multiples of 32 channels on both sides; an infinite input makes its whole tile nan
 Source      Winograd 1980; Lavin & Gray 2016
 
-# next: kernels/cpu/conv.py, which chooses between this and kernels/cpu/patches.py
+# next: kernels/cpu/conv.py, which chooses between this and kernels/cpu/direct.py
 """
 
-from typing import NamedTuple
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -40,6 +41,7 @@ from kernels.cpu.tiles import ROWS, buffers, product
 
 BLOCK = 1 << 19  # numbers of V at once (2 MB)
 OUTPUTS = {2: 3, 3: 2}  # taps -> outputs of a tile
+WORTH, CHANNELS = 1.8, 96  # times fewer multiplications, and channels in and out, at which this is faster
 G = {  # by taps
     2: np.array([[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1]], f32),
     3: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], f32),
@@ -50,51 +52,38 @@ AT = {  # by outputs; a third row of zeros where there are two
 }
 
 
-class Axis(NamedTuple):
-    """A part along one axis: output p of `count` goes to place r + R p and reads inputs step (p + t) + start."""
-
-    taps: tuple  # indices into the kernel, in order of their inputs: two or three
-    step: int
-    start: int
-    place: tuple  # (r, R)
-    count: int
-
-    @property
-    def outputs(self):
-        return OUTPUTS[len(self.taps)]
-
-    @property
-    def tiles(self):
-        return -(-self.count // self.outputs)
-
-
-def cut(taps, step, start, place, count) -> list:
-    """Parts of two or three taps each, or of one where there is only one."""
-    pieces, parts, at = -(-len(taps) // 3), [], 0
-    for i in range(pieces):
-        size = len(taps) * (i + 1) // pieces - len(taps) * i // pieces
-        parts.append(Axis(tuple(taps[at : at + size]), step, start + step * at, place, count))
-        at += size
+def cut(axis) -> list:
+    """An axis in parts of two or three taps whose inputs are a step apart: by residues mod step, and then if long."""
+    parts = []
+    for i in range(min(axis.step, len(axis.taps))):
+        taps = axis.taps[i :: axis.step]
+        pieces = -(-len(taps) // 3)
+        edges = [len(taps) * k // pieces for k in range(pieces + 1)]
+        parts += [
+            axis._replace(taps=taps[p:q], spacing=axis.step, start=axis.start + i + axis.step * p)
+            for p, q in pairwise(edges)
+        ]
     return parts
 
 
-def worthwhile(rows, cols, channels) -> bool:
-    """Whether parts along both axes save enough multiplications, in enough channels, to pay for their transforms."""
-    parts = [*rows, *cols]
-    if any(c < 32 or c % LANES for c in channels):
-        return False
-    if any(len(a.taps) not in OUTPUTS or not a.count for a in parts):
-        return False
-    direct, ours = (sum(f(a) for a in rows) * sum(f(a) for a in cols) for f in (_direct, _products))
-    return direct > 1.8 * ours
+@lru_cache(256)
+def parts(row, col, size, channels) -> tuple:
+    """The parts (row, col) of a correlation of images of this size, if they save enough multiplications, in enough
+    channels, to pay for their transforms; else none."""
+    cuts = cut(row), cut(col)
+    plain = all(a.spacing == 1 and a.count for a in (row, col))
+    short = all(len(a.taps) in OUTPUTS for a in (*cuts[0], *cuts[1]))
+    many = sum(channels) >= CHANNELS and all(c >= 32 and c % LANES == 0 for c in channels)
+    if not (plain and short and many):
+        return ()
+    direct = row.terms(size[0]) * col.terms(size[1])
+    ours = 16 * sum(map(_tiles, cuts[0])) * sum(map(_tiles, cuts[1]))
+    pairs = tuple((a, b) for a in cuts[0] for b in cuts[1])
+    return pairs if direct > WORTH * ours else ()
 
 
-def _direct(axis):
-    return axis.count * len(axis.taps)
-
-
-def _products(axis):
-    return axis.tiles * 4
+def _tiles(axis):
+    return -(-axis.count // OUTPUTS[len(axis.taps)])
 
 
 # --- transforms of LANES channels of a tile at a time; t holds the tile between rows and columns ---------------
@@ -217,7 +206,7 @@ def _multiply_backward(v, d, du, tiles, a, b):
 
 def _blocks(start, stop, parts, channels):
     """Pieces of range(start, stop) with about BLOCK numbers in V."""
-    tiles = max(row.tiles * column.tiles for row, column, *_ in parts)
+    tiles = max(_tiles(row) * _tiles(column) for row, column, *_ in parts)
     step = max(1, BLOCK // (16 * tiles * channels))
     return [(a, min(a + step, stop)) for a in range(start, stop, step)]
 
@@ -231,29 +220,30 @@ def _weights(w, row, column):
 
 
 def _geometry(row, column):
-    return row.outputs, column.outputs, row.tiles, column.tiles
+    return OUTPUTS[len(row.taps)], OUTPUTS[len(column.taps)], _tiles(row), _tiles(column)
 
 
 def _rooms(pieces, parts, *channels):
     """Flat buffers for 16 times (tiles, C) of a block's largest part, for every C, and for `t` of the transforms."""
-    images, tiles = max(q - p for p, q in pieces), max(row.tiles * column.tiles for row, column, *_ in parts)
+    images, tiles = max(q - p for p, q in pieces), max(_tiles(row) * _tiles(col) for row, col, *_ in parts)
     return buffers(*(16 * up(images * tiles, ROWS) * c for c in channels), 16 * LANES)
 
 
-def correlate(x, w, y, rows, cols, bias, slope):
-    """Fill the pixels of y that the parts `rows` x `cols` make together, bias and activation included."""
+def correlate(x, w, y, parts, bias, slope):
+    """Fill the pixels of y that `parts` make together, bias and activation included."""
     a, b = w.shape[2:]
-    parts = [(row, column, _weights(w, row, column)) for row in rows for column in cols]
+    parts = [(row, column, _weights(w, row, column)) for row, column in parts]
 
     def piece(start, stop):
         pieces = _blocks(start, stop, parts, max(a, b))
         v_room, m_room, t = _rooms(pieces, parts, a, b)
         for p, q in pieces:
             for i, (row, column, u) in enumerate(parts):
-                sizes, tiles = _geometry(row, column), up((q - p) * row.tiles * column.tiles, ROWS)
+                sizes = _geometry(row, column)
+                tiles = up((q - p) * sizes[2] * sizes[3], ROWS)
                 _transform(x, v_room, t, tiles, row.step, column.step, row.start, column.start, *sizes, p, q)
                 _multiply(v_room, u, m_room, tiles, a, b)
-                ends, matrices = (i == 0, i == len(parts) - 1), (AT[row.outputs], AT[column.outputs])
+                ends, matrices = (i == 0, i == len(parts) - 1), (AT[sizes[0]], AT[sizes[1]])
                 places = (*row.place, *column.place, row.count, column.count)
                 _inverse(m_room, y, t, bias, slope, *ends, *matrices, tiles, *sizes, *places, p, q)
 
@@ -261,10 +251,9 @@ def correlate(x, w, y, rows, cols, bias, slope):
         share(piece, len(x))
 
 
-def weight_gradient(x, y, taps, rows, cols):
+def weight_gradient(x, y, taps, parts):
     """(KH, KW, A, B), by the parts of the correlation that makes y from x: dw = G^T [(A y A^T) * (B^T x B)] G."""
     a, b = x.shape[3], y.shape[3]
-    parts = [(row, column) for row in rows for column in cols]
 
     def piece(start, stop):
         totals = np.zeros((len(parts), 16 * a * b), f32)
@@ -272,9 +261,10 @@ def weight_gradient(x, y, taps, rows, cols):
         v_room, d_room, t = _rooms(pieces, parts, a, b)
         for p, q in pieces:
             for (row, column), total in zip(parts, totals):
-                sizes, tiles = _geometry(row, column), (q - p) * row.tiles * column.tiles
+                sizes = _geometry(row, column)
+                tiles = (q - p) * sizes[2] * sizes[3]
                 _transform(x, v_room, t, tiles, row.step, column.step, row.start, column.start, *sizes, p, q)
-                matrices, places = (AT[row.outputs], AT[column.outputs]), (*row.place, *column.place)
+                matrices, places = (AT[sizes[0]], AT[sizes[1]]), (*row.place, *column.place)
                 _adjoint(y, d_room, t, *matrices, tiles, *sizes, *places, p, q)
                 _multiply_backward(v_room, d_room, total, tiles, a, b)
         return totals
