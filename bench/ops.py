@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench import floors
+from bench.extra import EXTRAS
 from bench.step import record
 from bench.turns import Setting, Side, check_idle, spread
 from core import Tensor, dispatch, threads
@@ -49,6 +50,8 @@ class Host:
 
 def prepare(name, who):
     """The contender's run of a case, its answers checked; or what is wrong with them."""
+    if name in EXTRAS:
+        return EXTRAS[name].make(who)
     from bench import peers
     from bench.gpu.device import Precision
 
@@ -89,34 +92,35 @@ def _seconds(f):
     return time.perf_counter() - began
 
 
-def contenders(case):
+def contenders(name):
     from bench import peers
 
-    return [who for who in peers.contenders(case) if who in ("torch eager", *peers.FORMATS)] or ["torch eager"]
+    known = () if name in EXTRAS else peers.contenders(BY_NAME[name])
+    return [who for who in known if who in ("torch eager", *peers.FORMATS)] or ["torch eager"]
 
 
-def measure(case, sides, pairs) -> dict:
+def measure(name, sides, pairs) -> dict:
     """One row."""
-    theirs = contenders(case)
-    row: dict = {"case": case.name, "threads": threads.COUNT}
-    for what in PASSES:
-        calls = {who: _calls(sides, case, who, what) for who in ("ours", "reference", *theirs)}
+    theirs = contenders(name)
+    row: dict = {"case": name, "threads": threads.COUNT}
+    for what in EXTRAS[name].passes if name in EXTRAS else PASSES:
+        calls = {who: _calls(sides, name, who, what) for who in ("ours", "reference", *theirs)}
         best = min(theirs, key=lambda who: calls[who][1])
-        rounds = [[_median(sides, case, who, what, calls[who][0]) for who in ("ours", best)] for _ in range(pairs)]
+        rounds = [[_median(sides, name, who, what, calls[who][0]) for who in ("ours", best)] for _ in range(pairs)]
         ours, torch = (statistics.median(column) for column in zip(*rounds))
         found = {"ours_ms": 1e3 * ours, "torch_ms": 1e3 * torch, "reference_ms": 1e3 * calls["reference"][1]}
         row[what] = {k: round(v, 4) for k, v in found.items()} | spread([b / a for a, b in rounds]) | {"torch": best}
     return row
 
 
-def _calls(sides, case, who, what) -> tuple:
+def _calls(sides, name, who, what) -> tuple:
     """(how many calls make a turn, seconds of one)"""
-    seconds = min(_median(sides, case, who, what, 2) for _ in range(2))
+    seconds = min(_median(sides, name, who, what, 2) for _ in range(2))
     return max(1, round(TURN / seconds)), seconds
 
 
-def _median(sides, case, who, what, times) -> float:
-    answer = sides["ours" if who in ("ours", "reference") else "torch"].ask([case.name, who, what, times])
+def _median(sides, name, who, what, times) -> float:
+    answer = sides["ours" if who in ("ours", "reference") else "torch"].ask([name, who, what, times])
     if "fault" in answer:
         raise ValueError(answer["fault"])
     return statistics.median(answer["seconds"])
@@ -124,22 +128,29 @@ def _median(sides, case, who, what, times) -> float:
 
 def bounded(row, found) -> dict:
     """The row with the part of the limit that ours reaches: 1 would be all of the cores, or of the memory."""
-    case = BY_NAME[row["case"]]
-    arrays = case.arrays(np.float32)
-    outputs, gradients, _ = exact(case, arrays)
-    as_float32 = lambda some: [None if a is None else np.asarray(a, np.float32) for a in some]
-    work = floors.work(case, arrays, (as_float32(outputs), as_float32(gradients)))
-    for what, (flops, moved) in zip(PASSES, work.values()):
+    for what, (flops, moved) in zip(PASSES, work(row["case"])):
         times = {"flops": flops / found["gflops"] / 1e9, "bytes": moved / found["gbytes"] / 1e9}
         of = max(times, key=lambda k: times[k])
         row[what] |= {"limit": round(1e3 * times[of] / row[what]["ours_ms"], 3), "of": of}
     return row
 
 
+def work(name):
+    """(flops, bytes) of the passes."""
+    if name in EXTRAS:
+        return [(0, moved) for moved in EXTRAS[name].moved]
+    case = BY_NAME[name]
+    arrays = case.arrays(np.float32)
+    outputs, gradients, _ = exact(case, arrays)
+    as_float32 = lambda some: [None if a is None else np.asarray(a, np.float32) for a in some]
+    return floors.work(case, arrays, (as_float32(outputs), as_float32(gradients))).values()
+
+
 def run(args):
-    cases = [case for case in BENCH if args.pattern in case.name]
-    if not cases:
-        raise ValueError(f"no case has {args.pattern!r} in its name; there are {', '.join(c.name for c in BENCH)}")
+    known = [*(case.name for case in BENCH), *EXTRAS]
+    names = [name for name in known if args.pattern in name]
+    if not names:
+        raise ValueError(f"no case has {args.pattern!r} in its name; there are {', '.join(known)}")
     if not args.anyway:
         check_idle()
     found, rows = limits(), []
@@ -147,8 +158,8 @@ def run(args):
     setting = Setting(threads.COUNT)
     sides = {who: Side(["ops", who], setting) for who in ("ours", "torch")}
     try:
-        for case in tqdm(cases, "cases", disable=len(cases) < 2):
-            rows.append(bounded(measure(case, sides, args.pairs), found))
+        for name in tqdm(names, "cases", disable=len(names) < 2):
+            rows.append(bounded(measure(name, sides, args.pairs), found))
             tqdm.write(line(rows[-1]))
             if args.record:
                 record(RESULTS, rows[-1:], ("case",))
@@ -159,7 +170,7 @@ def run(args):
 
 def line(row) -> str:
     parts = [f"{row['case']:44}"]
-    for what in PASSES:
+    for what in (p for p in PASSES if p in row):
         r = row[what]
         parts.append(f"{what} {r['ours_ms']:8.3f} ms, torch {r['torch_ms']:8.3f}, ratio {r['ratio']:.2f}")
         parts.append(f"({r['low']:.2f} to {r['high']:.2f}), {r['limit']:.0%} of {r['of']};")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core import random
+from core import memory, random
 from models import MODELS
 
 TOLERANCE = 1e-3  # of a loss after one step: a different model would be off by far more, rounding by far less
@@ -61,6 +61,8 @@ def operations(args):
         import torch
 
         torch.set_num_threads(args.threads)
+    else:
+        memory.keep_freed()  # as trainers do
     from bench import ops
 
     known: dict = {}

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, checkpoint, nn, no_grad, optim, threads
+from core import Generator, checkpoint, memory, nn, no_grad, optim, threads
 from models.data import DataError, Order
 
 
@@ -43,6 +43,7 @@ class Trainer:
 
     def __init__(self, config=None, *, seed: int = 0, device: str = "cpu", data=None):
         threads.one_blas_thread()
+        memory.keep_freed()
         self.config = self.Config.preset("demo") if config is None else config
         self.seed = seed
         self.generator = Generator(seed, device)
