@@ -91,7 +91,8 @@ class Tensor:
             if self.size != 1:
                 raise ValueError(f"backward: the tensor has shape {self.shape}, should be a scalar unless dy is given")
             dy = xp.ones(self.shape, self.dtype)
-        dy = xp.asarray(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
+        with np.errstate(over="ignore"):  # a loss scale beyond float16
+            dy = xp.asarray(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
         if dy.shape != self.shape:
             raise ValueError(f"backward: dy has shape {dy.shape}, should be {self.shape}")
         return walk(self._source(), dy, retain_graph)
