@@ -7,7 +7,7 @@ import numbers
 
 import numpy as np
 
-from core import arrays, dispatch
+from core import anomaly, arrays, dispatch
 from core.graph import Node, accumulate, grad_enabled, walk
 
 
@@ -236,6 +236,8 @@ def apply(name: str, *inputs, **attrs):
     op, y, saved = dispatch.forward(name, values, attrs)
     many = isinstance(y, tuple)
     outputs = [Tensor(v) for v in (y if many else (y,))]
+    if anomaly.watching.get() is not None:
+        anomaly.check_forward(name, values, attrs, [t.data for t in outputs])
     _share_versions(outputs, tensors)
     if grad_enabled.get() and any(t is not None and t.requires_grad for t in tensors):
         node = Node(op, name, attrs, saved, tensors, outputs, many)
