@@ -5,16 +5,19 @@
 """
 
 from core import checkpoint, functional, interop, nn, optim, random
+from core.anomaly import AnomalyError, detect_anomaly
 from core.dispatch import KernelLimit, explain, use
 from core.graph import no_grad
 from core.random import Generator, manual_seed
 from core.tensor import Tensor, from_dlpack
 
 __all__ = [
+    "AnomalyError",
     "Generator",
     "KernelLimit",
     "Tensor",
     "checkpoint",
+    "detect_anomaly",
     "explain",
     "from_dlpack",
     "functional",

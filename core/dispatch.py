@@ -17,7 +17,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from core import arrays
+from core import anomaly, arrays
 from core.op import Op
 from core.table import TABLE, Kernel
 
@@ -110,8 +110,12 @@ def run_(name: str, *inputs, **attrs):
     """Run one operation without a gradient: a drawing, or a state operation, which writes into its arrays."""
     op, _ = choose(name, inputs, attrs)
     record(name, op)
+    before = anomaly.copies(inputs)
     with np.errstate(all="ignore"):
-        return op(*inputs, **attrs)
+        result = op(*inputs, **attrs)
+    if before is not None:
+        anomaly.check_state(name, inputs, attrs, before, result)
+    return result
 
 
 def _dtype(name, inputs):

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from core import arrays, dispatch
+from core import anomaly, arrays, dispatch
 
 grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 _counter = itertools.count()
@@ -60,7 +60,10 @@ class Node:
             if g.shape != meta[0]:
                 raise AssertionError(f"{self.name}: gradient of input {i} has shape {g.shape}, should be {meta[0]}")
             with np.errstate(over="ignore"):
-                yield self.edges[i], arrays.array_module(g).asarray(g, meta[1])  # a 0-dimensional sum is no array yet
+                g = arrays.array_module(g).asarray(g, meta[1])  # a 0-dimensional sum is no array yet
+            if anomaly.watching.get() is not None:
+                anomaly.check_gradient(self, dys, i, g)
+            yield self.edges[i], g
 
 
 def walk(source, dy, retain_graph):
@@ -93,9 +96,11 @@ def accumulate(gradients):
     for leaf, g, owned in gradients:
         if leaf.grad is None:
             leaf.grad = g if owned else arrays.array_module(g).array(g)
-        else:
-            with np.errstate(all="ignore"):
-                leaf.grad += g
+            continue
+        with np.errstate(all="ignore"):
+            if anomaly.watching.get() is not None:
+                anomaly.check_sum(leaf, leaf.grad, g)
+            leaf.grad += g
 
 
 def _owned(g, grads, dys):
@@ -127,6 +132,8 @@ def _reachable(root):
 def _add(pending, target, index, g, owned):
     """Add `g` to the gradient waiting for `target`; in place only where the engine owns the buffer."""
     slots = pending.setdefault(id(target), {})
+    if index in slots and anomaly.watching.get() is not None:
+        anomaly.check_sum(target, slots[index][0], g)
     if index not in slots:
         slots[index] = (g, owned)
     elif slots[index][1] and slots[index][0].ndim:

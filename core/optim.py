@@ -6,7 +6,8 @@ updated in place, and nothing branches on a device value: a captured step can be
 
 import numpy as np
 
-from core.arrays import array_module
+from core.arrays import array_module, module_for
+from core.check import fail
 from core.dispatch import run_
 
 
@@ -41,19 +42,20 @@ class Optimizer:
         arrays = {f"{name}.{suffix}": a for suffix, group in self.moments.items() for name, a in group.items()}
         return {"step": self.steps, **arrays}
 
-    def step(self):
-        """Update every parameter that has a gradient, in place."""
+    def step(self, taken=None):
+        """Update every parameter that has a gradient, in place. `taken`: what LossScale.unscale_ gave; at 0 parameters,
+        moments and the step count keep every bit."""
         self.lr[...] = self.schedule(self.steps)
-        self.steps += 1
+        self.steps += 1 if taken is None else taken.astype(np.int64)
         params = list(self.parameters.values())
-        self._update([p.data for p in params], [p.grad for p in params], *self._moment_lists())
+        self._update([p.data for p in params], [p.grad for p in params], taken, *self._moment_lists())
         for p in params:
             p.bump_()
 
     def _moment_lists(self):
         return [list(group.values()) for group in self.moments.values()]
 
-    def _update(self, params, grads, *moments):
+    def _update(self, params, grads, taken, *moments):
         raise TypeError(f"{type(self).__name__} has no update of its own")
 
     def zero_grad(self):
@@ -71,8 +73,8 @@ class SGD(Optimizer):
         self.options = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
         self.moment("m")
 
-    def _update(self, params, grads, ms):
-        run_("sgd_", params, grads, ms, self.lr, **self.options)
+    def _update(self, params, grads, taken, ms):
+        run_("sgd_", params, grads, ms, self.lr, taken, **self.options)
 
 
 class Adam(Optimizer):
@@ -92,8 +94,8 @@ class Adam(Optimizer):
         self.moment("m")
         self.moment("v")
 
-    def _update(self, params, grads, ms, vs):
-        run_("adam_", params, grads, ms, vs, self.lr, self.steps, **self.options)
+    def _update(self, params, grads, taken, ms, vs):
+        run_("adam_", params, grads, ms, vs, self.lr, self.steps, taken, **self.options)
 
 
 class AdamW(Adam):
@@ -110,6 +112,45 @@ def clip_grad_norm_(parameters, max_norm: float):
 
     Returns the norm before, a 0-dimensional array; nothing is read from the device."""
     return run_("clip_grad_norm_", [p.grad for p in parameters if p.grad is not None], max_norm=max_norm)
+
+
+class LossScale:
+    """Dynamic loss scaling (Micikevicius et al. 2018, section 3.2), so that small gradients survive float16.
+
+        loss.backward(scale.scale)             # gradients `scale` times as large
+        taken = scale.unscale_(parameters)     # divided again, or all 0 where one overflowed
+        optimizer.step(taken)                  # which then changes nothing
+
+    Numbers and rules are torch.amp.GradScaler's: an overflow halves the scale, `interval` steps without one double it.
+    All of it stays on the device and nothing branches on it, so that a step can be captured. One LossScale serves one
+    loss; several optimisers may follow. A float16 loss holds scales to 2**15, which the first step finds out.
+    """
+
+    def __init__(self, device="cpu", *, initial=2.0**16, growth=2.0, backoff=0.5, interval=2000):
+        if not 0 < initial < np.inf:
+            fail("LossScale", "initial", initial, "a finite number above 0")
+        if not (growth > 1 > backoff > 0):
+            fail("LossScale", "growth, backoff", (growth, backoff), "above 1, and between 0 and 1")
+        if interval < 1:
+            fail("LossScale", "interval", interval, "at least 1")
+        xp = module_for(device)
+        self.scale = xp.full((), initial, np.float32)
+        self.good = xp.zeros((), np.int64)  # steps taken since the scale last changed
+        self.taken = xp.ones((), np.float32)
+        self.options = {"growth": growth, "backoff": backoff, "interval": interval}
+
+    def state(self) -> dict:
+        """{key: array}, the arrays themselves: what a checkpoint keeps."""
+        return {"scale": self.scale, "good": self.good}
+
+    def unscale_(self, parameters):
+        """Divide the gradients by the scale in place and choose the next scale; gives the flag for `Optimizer.step`: 1,
+        or 0 where a gradient was not finite, and then all are made 0."""
+        grads = [p.grad for p in parameters if p.grad is not None]
+        if any(g.dtype == np.float16 for g in grads):  # it would underflow again
+            fail("LossScale", "a gradient", "float16", "that of a float32 parameter, cast where it is used", TypeError)
+        run_("unscale_", grads, self.scale, self.good, self.taken, **self.options)
+        return self.taken
 
 
 # --- schedules: the learning rate as a function of the steps already taken, without a branch -----------------

@@ -159,6 +159,7 @@ TABLE: dict[str, Row] = dict([
     _row("adam_", optim.adam_, ("optim", _any), ("optim", _any)),
     _row("sgd_", optim.sgd_, ("optim", _any), ("optim", _any)),
     _row("clip_grad_norm_", optim.clip_grad_norm_, ("optim", _any), ("optim", _any)),
+    _row("unscale_", optim.unscale_, ("optim", _any), ("optim", _any)),
     _row("advance_", random.advance_, TINY, ("optim", _any)),
     _row("cache_", shape.cache_, "a copy, no arithmetic", ("optim", _any)),
 ])

@@ -7,7 +7,7 @@ import numbers
 
 import numpy as np
 
-from core import arrays, dispatch
+from core import anomaly, arrays, dispatch
 from core.graph import Node, accumulate, grad_enabled, walk
 
 
@@ -91,7 +91,8 @@ class Tensor:
             if self.size != 1:
                 raise ValueError(f"backward: the tensor has shape {self.shape}, should be a scalar unless dy is given")
             dy = xp.ones(self.shape, self.dtype)
-        dy = xp.asarray(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
+        with np.errstate(over="ignore"):  # a loss scale beyond float16
+            dy = xp.asarray(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
         if dy.shape != self.shape:
             raise ValueError(f"backward: dy has shape {dy.shape}, should be {self.shape}")
         return walk(self._source(), dy, retain_graph)
@@ -235,6 +236,8 @@ def apply(name: str, *inputs, **attrs):
     op, y, saved = dispatch.forward(name, values, attrs)
     many = isinstance(y, tuple)
     outputs = [Tensor(v) for v in (y if many else (y,))]
+    if anomaly.watching.get() is not None:
+        anomaly.check_forward(name, values, attrs, [t.data for t in outputs])
     _share_versions(outputs, tensors)
     if grad_enabled.get() and any(t is not None and t.requires_grad for t in tensors):
         node = Node(op, name, attrs, saved, tensors, outputs, many)

@@ -152,14 +152,14 @@ def drawn(dtype):
 def others(dtype) -> dict:
     """{what it is: a function to call} of what no case of a model's size launches: state operations on parameters of a
     small GPT's size, noise, decoding with a full cache, attention with a bias that wants a gradient."""
-    w, b, step = np.ones((1024, 256), dtype), np.ones(1000, dtype), np.array(1)
+    w, b, step, one = np.ones((1024, 256), dtype), np.ones(1000, dtype), np.array(1), np.ones((), np.float32)
     ones = lambda *shape: Tensor(np.ones(shape, dtype), requires_grad=True)
 
-    def stepped(make):
+    def stepped(make, taken=None):
         parameters = {"w": nn.Parameter(w), "b": nn.Parameter(b)}
         for p in parameters.values():
             p.grad = p.data
-        make(parameters, 1e-3, weight_decay=0.1).step()
+        make(parameters, 1e-3, weight_decay=0.1).step(taken)
 
     def biased():
         q = ones(2, 4, 128, 64)
@@ -169,6 +169,8 @@ def others(dtype) -> dict:
         "Adam": lambda: stepped(optim.Adam),
         "AdamW": lambda: stepped(optim.AdamW),
         "SGD": lambda: stepped(functools.partial(optim.SGD, momentum=0.9)),
+        "Adam, if taken": lambda: stepped(optim.Adam, one),
+        "loss scale": lambda: run_("unscale_", [w, b], one, step, one, growth=2.0, backoff=0.5, interval=2000),
         "clipping": lambda: run_("clip_grad_norm_", [w, b], max_norm=1.0),
         "cache": lambda: run_("cache_", np.ones((8, 4, 256, 32), dtype), np.ones((8, 4, 1, 32), dtype), 5),
         "step": lambda: run_("advance_", step),

@@ -15,18 +15,20 @@ import time
 
 from tqdm import tqdm
 
-from core import threads
+from core import AnomalyError, detect_anomaly, threads
 from models.pictures import save_losses, save_samples
 from models.runs import Run, RunError, versions
+from models.trainer import NotFinite
 
 ERRORS = (ValueError, IndexError, TypeError, OSError, RuntimeError, MemoryError)  # commands report them in one line
 SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
 
 
-def train(run: Run, trainer, save_every: int | None = None):
+def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = False):
     """Train to config.steps in `run`, with a checkpoint every `save_every` steps (by default five or more in a run).
 
-    Ctrl-C saves and raises KeyboardInterrupt. Returns the seconds it took.
+    anomalies: name the operation that makes the first NaN or infinity, which takes longer. Ctrl-C saves and raises
+    KeyboardInterrupt. Returns the seconds it took.
     """
     steps, done = trainer.config.steps, trainer.steps
     save_every = save_every or max(50, min(500, steps // 5))
@@ -37,13 +39,13 @@ def train(run: Run, trainer, save_every: int | None = None):
     with bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
         while done < steps and not stop:
             began = time.perf_counter()
-            losses, done = trainer.step(next(batches)), done + 1
-            _log(run, trainer, done, losses, time.perf_counter() - began, log, bar)
+            losses, done = _step(trainer, next(batches), anomalies), done + 1
+            _log(run, trainer, done, losses, anomalies, time.perf_counter() - began, log, bar)
             saved = done % save_every == 0 or done == steps
             if saved:
-                _save(run, trainer, done, log)
+                _save(run, trainer, done, log, anomalies)
         if stop and not saved:
-            _save(run, trainer, done, log)
+            _save(run, trainer, done, log, anomalies)
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
         raise KeyboardInterrupt
@@ -69,26 +71,46 @@ def _asked_to_stop():
         signal.signal(signal.SIGINT, before)
 
 
-def _log(run, trainer, step, losses, seconds, log, bar):
+def _step(trainer, batch, anomalies):
+    if not anomalies:
+        return trainer.step(batch)
+    try:
+        with detect_anomaly(trainer.model):
+            return trainer.step(batch)
+    except AnomalyError as error:
+        raise RunError(f"{trainer.kind}: step {trainer.steps + 1}: {error}") from None
+
+
+def _end(run, trainer, step, what, anomalies):
+    """The error that ends a run whose numbers are not finite: what is kept, and how to find the cause."""
+    saved, again = run.saved(), f"--resume {run.folder}" if run.saved() else "the same command"
+    kept = f"the last healthy checkpoint is {saved}" if saved else "no checkpoint was written yet"
+    look = "" if anomalies else f"; {again} with --detect-anomaly names the operation"
+    return RunError(f"{trainer.kind}: {what} at step {step}; {kept}{look}")
+
+
+def _log(run, trainer, step, losses, anomalies, seconds, log, bar):
     """One line of metrics, and the bar moves on. A loss that is not finite ends the run before it is saved."""
     if not all(math.isfinite(v) for v in losses.values()):
-        kept = f"the last checkpoint is {run.saved()}" if run.saved() else "no checkpoint was written yet"
-        raise RunError(f"{trainer.kind}: the loss is not finite at step {step} ({losses}); {kept}")
+        raise _end(run, trainer, step, f"the loss is not finite ({losses})", anomalies)
     log.write(json.dumps({"step": step, **losses, "seconds": round(seconds, 5)}) + "\n")
     bar.set_postfix({**{k: f"{v:.3f}" for k, v in losses.items()}, "per_s": f"{trainer.config.batch / seconds:.0f}"})
     bar.update()
 
 
-def _save(run, trainer, step, log):
+def _save(run, trainer, step, log, anomalies):
     log.flush()
     os.fsync(log.fileno())
-    run.save(trainer)
+    try:
+        run.save(trainer)
+    except NotFinite as error:
+        raise _end(run, trainer, step, str(error), anomalies) from None
     save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
     with open(run.metrics, encoding="utf-8") as lines:
         save_losses(run.folder / "loss.png", lines)
 
 
-def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None):
+def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None, anomalies=False):
     """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
     config = trainer_type.Config.preset(preset, **changes)
     run = Run.create(out, kind, preset, config, seed, data_path)
@@ -97,10 +119,10 @@ def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, devi
         trainer = trainer_type(config, seed=seed, device=device, data=data_path)
         run.write_settings()
         run.write_tokenizer(trainer)
-        return run, trainer, train(run, trainer, save_every)
+        return run, trainer, train(run, trainer, save_every, anomalies)
 
 
-def resume(folder, *, steps=None, device="cpu", save_every=None):
+def resume(folder, *, steps=None, device="cpu", save_every=None, anomalies=False):
     """Continue a run to `steps` in all; (run, trainer, seconds)."""
     run = Run.open(folder)
     with run.locked():
@@ -116,7 +138,7 @@ def resume(folder, *, steps=None, device="cpu", save_every=None):
         for name, now in (("threads", threads.COUNT), ("versions", versions())):
             if run.settings[name] != now:
                 note(f"{folder}: {name} differ from the run's ({run.settings[name]}, now {now}): not the same bits")
-        return run, trainer, train(run, trainer, save_every)
+        return run, trainer, train(run, trainer, save_every, anomalies)
 
 
 def note(line):

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, checkpoint, memory, nn, no_grad, optim, threads
+from core import Generator, anomaly, checkpoint, memory, nn, no_grad, optim, threads
 from models.data import DataError, Order
 
 
@@ -29,6 +29,10 @@ class Config:
         if name not in cls.PRESETS:
             raise ValueError(f"preset is {name!r}, should be one of {', '.join(cls.PRESETS)}")
         return cls(**{**cls.PRESETS[name], **changes})
+
+
+class NotFinite(checkpoint.CheckpointError):
+    """A state that is not worth a checkpoint; the message names the array."""
 
 
 class Trainer:
@@ -152,7 +156,15 @@ class Trainer:
         return {"kind": self.kind, "config": dataclasses.asdict(self.config)}
 
     def save(self, path, keep=None):
-        """Write a checkpoint atomically; the one it replaces moves to `keep`."""
+        """Write a checkpoint atomically; the one it replaces moves to `keep`.
+
+        Raises NotFinite, writing nothing, where an array holds a NaN or an infinity: a step with a finite loss may have
+        made it.
+        """
+        for name, array in self.state().items():
+            bad = sum(anomaly.count(array))
+            if bad:
+                raise NotFinite(f"{path}: not written, {name} has {bad} NaN or infinite among {array.size} numbers")
         checkpoint.save(path, self.state(), self.metadata(), keep)
 
     def load(self, path):

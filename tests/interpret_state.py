@@ -1,9 +1,9 @@
 """What no case reaches, under the interpreter: `TRITON_INTERPRET=1 python -m tests.interpret_state`.
 
-State operations (optimisers, clipping, running statistics, caches, the step counter), masks and noise that kernels draw
-themselves, sums too long for a case, and work cut into several chunks. The oracle is the reference in float64, the
-yardstick the reference in float32; masks must be the same bits. Prints one line a check, and how far loops and grids
-went (tests/trips.py) as a last line of JSON; an exception ends it with code 1.
+State operations (optimisers, clipping, loss scale, running statistics, caches, the step counter), masks and noise that
+kernels draw themselves, sums too long for a case, and work cut into several chunks. The oracle is the reference in
+float64, the yardstick the reference in float32; masks must be the same bits. Prints one line a check, and how far loops
+and grids went (tests/trips.py) as a last line of JSON; an exception ends it with code 1.
 """
 
 import json
@@ -43,17 +43,18 @@ def agree(label, f, *arrays):
     print(label)
 
 
-def optimiser(make, steps=3):
-    """A function that trains parameters of SHAPES and gives them back, with their moments."""
+def optimiser(make, flags=(None, None, None)):
+    """A function that trains parameters of SHAPES and gives them back, with their moments. Where a step's flag is 0 its
+    gradients are nan: they must not be looked at."""
 
     def f(*arrays):
         half = len(arrays) // 2
         parameters = {str(i): nn.Parameter(a) for i, a in enumerate(arrays[:half])}
         o = make(parameters)
-        for step in range(steps):
+        for step, flag in enumerate(flags):
             for i, p in enumerate(parameters.values()):
-                p.grad = None if i == 1 and step else arrays[half + i] * (step + 1)
-            o.step()
+                p.grad = None if i == 1 and step else arrays[half + i] * (np.nan if flag == 0 else step + 1)
+            o.step(flag if flag is None else np.array(flag, np.float32))
         return [p.data for p in parameters.values()] + [m for group in o.moments.values() for m in group.values()]
 
     return f
@@ -62,6 +63,26 @@ def optimiser(make, steps=3):
 def clipped(*grads):
     norm = run_("clip_grad_norm_", list(grads), max_norm=2.0)
     return [np.asarray(norm, grads[0].dtype), *grads]
+
+
+def loss_scale(arrays):
+    """Scale, flag and gradients as the reference has them, over steps of which the third and fourth overflow."""
+    seen = []
+    for mode in ("kernels", "reference"):
+        with on("cuda"), use(mode):
+            scale, trace = optim.LossScale(initial=8.0, interval=2), []
+            for step in range(6):
+                parameters = [nn.Parameter(np.zeros_like(a, np.float32)) for a in arrays]
+                for p, a in zip(parameters, arrays):
+                    p.grad = a.astype(np.float32)
+                if step in (2, 3):
+                    parameters[-1].grad[-1, -1] = np.nan if step == 2 else np.inf
+                flag = scale.unscale_(parameters)
+                trace.append([flag.copy(), *(a.copy() for a in scale.state().values()), *(p.grad for p in parameters)])
+            seen.append(trace)
+    assert all(np.array_equal(a, b) for one, other in zip(*seen) for a, b in zip(one, other))
+    assert [float(t[0]) for t in seen[0]] == [1, 1, 0, 0, 1, 1] and not any(g.any() for g in seen[0][2][3:])
+    print("loss scale")
 
 
 def running(mean, var, m, v):
@@ -76,6 +97,9 @@ def main():
     agree("adamw", optimiser(lambda p: optim.AdamW(p, 1e-2)), *arrays)
     agree("sgd", optimiser(lambda p: optim.SGD(p, 1e-2, momentum=0.9, nesterov=True, weight_decay=0.1)), *arrays)
     agree("clip_grad_norm", clipped, *arrays[:6], RNG.standard_normal((33, 17)))
+    agree("adam, taken or not", optimiser(lambda p: optim.Adam(p, 1e-2), flags=(1, 0, 1)), *arrays)
+    agree("sgd, taken or not", optimiser(lambda p: optim.SGD(p, 1e-2, momentum=0.9), flags=(1, 0, 1)), *arrays)
+    loss_scale([*arrays[:6], RNG.standard_normal((33, 17))])
     agree("running_stats", running, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))
     cache_and_step()
     drawn_masks()

@@ -41,6 +41,9 @@ def same(ours, theirs):
     assert all(np.array_equal(a, b) for left, right in zip(ours, theirs) for a, b in zip(left, right))
 
 
+TAKEN = (None, np.float32(1), np.float32(0))  # the flags of steps one after the other; None: no flag
+
+
 @pytest.mark.parametrize("decay", [0, 0.1])
 @pytest.mark.parametrize("decoupled", [True, False])
 def test_adam_has_the_references_bits(decay, decoupled, rng, three_threads):
@@ -48,9 +51,9 @@ def test_adam_has_the_references_bits(decay, decoupled, rng, three_threads):
     grads[0] = None
     grads[4].flags.writeable = False
     options = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": decay, "decoupled": decoupled}
-    for _ in range(3):
-        optim.adam_(ours[0], grads, *ours[1:], lr, step, **options)
-        reference.adam_(theirs[0], grads, *theirs[1:], lr, step, **options)
+    for taken in TAKEN:
+        optim.adam_(ours[0], grads, *ours[1:], lr, step, taken, **options)
+        reference.adam_(theirs[0], grads, *theirs[1:], lr, step, taken, **options)
         step += 1
     same(ours, theirs)
 
@@ -60,9 +63,9 @@ def test_adam_has_the_references_bits(decay, decoupled, rng, three_threads):
 def test_sgd_has_the_references_bits(decay, momentum, nesterov, rng, three_threads):
     (ours, theirs), grads = both(rng, 2), arrays(rng)
     options = {"momentum": momentum, "weight_decay": decay, "nesterov": nesterov}
-    for _ in range(2):
-        optim.sgd_(ours[0], grads, ours[1], np.array(0.1), **options)
-        reference.sgd_(theirs[0], grads, theirs[1], np.array(0.1), **options)
+    for taken in TAKEN:
+        optim.sgd_(ours[0], grads, ours[1], np.array(0.1), taken, **options)
+        reference.sgd_(theirs[0], grads, theirs[1], np.array(0.1), taken, **options)
     same(ours, theirs)
 
 
@@ -72,6 +75,18 @@ def test_clipping_has_the_references_bits(most, rng, three_threads):
     norm_ = optim.clip_grad_norm_(ours, max_norm=most)
     assert norm_ == pytest.approx(reference.clip_grad_norm_(theirs, max_norm=most), rel=1e-14)
     same([ours], [theirs])
+
+
+@pytest.mark.parametrize("bad", [None, np.nan, -np.inf])
+def test_unscaling_has_the_references_bits(bad, rng, three_threads):
+    (ours,), (theirs,) = both(rng, 1)
+    if bad is not None:
+        ours[5][-1] = theirs[5][-1] = bad
+    states = [[np.array(3, "f"), np.array(4), np.array(7, "f")] for _ in range(2)]
+    for f, grads, state in ((optim.unscale_, ours, states[0]), (reference.unscale_, theirs, states[1])):
+        f(grads, *state, growth=2.0, backoff=0.5, interval=5)
+    same([ours, states[0]], [theirs, states[1]])
+    assert [float(a) for a in states[0]] == ([6, 0, 1] if bad is None else [1.5, 0, 0])
 
 
 def test_a_norm_that_is_not_finite_spreads(rng):

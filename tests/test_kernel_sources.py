@@ -18,6 +18,7 @@ IN_PLACE = {
     "matmul._store": {"y_ptr"},  # gemm's accumulate adds to the caller's own buffer
     "norm._running_stats": {"running_mean_ptr", "running_var_ptr"},  # a state operation
     "optim._advance": {"step_ptr"},  # a state operation
+    "optim._next_scale": {"scale_ptr", "good_ptr"},  # a state operation
 }
 
 

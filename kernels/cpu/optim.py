@@ -3,12 +3,14 @@
     Adam     m += (1 - b1)(g - m);  v = b2 v + (1 - b2) g^2;  p -= lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
     SGD      b = mu b + g;  p -= lr b      (nesterov: p -= lr (g + mu b))
     clip     norm = sqrt(sum of g^2);  g *= min(max_norm / (norm + 1e-6), 1)
+    unscale  g /= scale, or 0 where any g is not finite; the scale grows or falls
 
-Shapes      lists of arrays of any shape; lr, step and norm are 0-dimensional
+Shapes      lists of arrays of any shape; lr, step, norm, scale and flags are 0-dimensional
 Plan        the parameters, end to end, are shared out by element, so that threads have equal work whatever the shapes;
-            a kernel is called for each parameter's part of a piece. clip: sums of SPAN elements, added in order
+            a kernel is called for each parameter's part of a piece. clip: sums of SPAN elements, added in order.
+            A step that is not taken returns at once: here the flag is in the host's own memory
 Cost        Adam 28 bytes a parameter (reads p, g, m, v; writes p, m, v), SGD 12 (20 with momentum), clip 12, or 4 where
-            nothing is cut. Memory decides, before the two divisions and the root
+            nothing is cut, unscale 8. Memory decides, before the two divisions and the root
 Precision   no operation is contracted or reordered: p, m and v have the bits of core/reference/optim.py. The norm is
             summed in float64, over the same spans whatever the number of threads
 Versions    NumPy's own loops pass over memory a dozen times
@@ -66,6 +68,16 @@ def _scale(g, factor):
         g[i] *= factor
 
 
+@kernel(out(1), REAL, out(1, DOUBLE), INDEX)
+def _unscale(g, factor, counts, span):
+    """g *= factor; counts[span] += how many are not finite then."""
+    bad = 0
+    for i in range(g.size):
+        g[i] *= factor
+        bad += 0 if abs(g[i]) < f32(np.inf) else 1
+    counts[span] += bad
+
+
 class Flat:
     """Lists of arrays, one list a role, as flat float32 arrays: the given memory where it can be had."""
 
@@ -89,6 +101,18 @@ class Flat:
 
         share(piece, self.size, GRAIN)
 
+    def spans(self, loop, *numbers):
+        """What loop(array of the first role, numbers, sums, span) adds up, a sum for every SPAN elements."""
+        sums = np.zeros(-(-self.size // SPAN))
+
+        def piece(start, stop):
+            for span in range(start, stop):
+                for g, *_ in self.parts(span * SPAN, (span + 1) * SPAN):
+                    loop(g, *numbers, sums, span)
+
+        share(piece, sums.size)
+        return sums
+
     def write_back(self, *changed):
         """The results of these roles to the arrays that had to be copied."""
         for role in changed:
@@ -110,8 +134,10 @@ def _with_gradient(grads, *roles):
     return [[a for a, g in zip(role, grads) if g is not None] for role in roles]
 
 
-def adam_(params, grads, ms, vs, lr, step, *, betas, eps, weight_decay, decoupled):
+def adam_(params, grads, ms, vs, lr, step, taken=None, *, betas, eps, weight_decay, decoupled):
     """One step on lists of parameters; `step` counts this one already. Where a gradient is None nothing moves."""
+    if taken is not None and not taken:
+        return
     b1, b2 = betas
     lists = Flat(*_with_gradient(grads, params, grads, ms, vs))
     rate, root = lr / (1 - b1**step), np.sqrt(1 - b2**step)
@@ -120,8 +146,10 @@ def adam_(params, grads, ms, vs, lr, step, *, betas, eps, weight_decay, decouple
     lists.write_back(0, 2, 3)
 
 
-def sgd_(params, grads, buffers, lr, *, momentum, weight_decay, nesterov):
+def sgd_(params, grads, buffers, lr, taken=None, *, momentum, weight_decay, nesterov):
     """One step of gradient descent; buffers that start at zero make the first step's momentum g itself, as in torch."""
+    if taken is not None and not taken:
+        return
     lists = Flat(*_with_gradient(grads, params, grads, buffers))
     lists.each(_sgd, *map(f32, (lr, momentum, weight_decay, momentum if nesterov else 0)))
     lists.write_back(0, 2)
@@ -130,17 +158,24 @@ def sgd_(params, grads, buffers, lr, *, momentum, weight_decay, nesterov):
 def clip_grad_norm_(grads, *, max_norm):
     """Scale all gradients in place so that their joint 2-norm is at most max_norm; returns the norm before."""
     lists = Flat(grads)
-    sums = np.zeros(-(-lists.size // SPAN))
-
-    def piece(start, stop):
-        for span in range(start, stop):
-            for (g,) in lists.parts(span * SPAN, (span + 1) * SPAN):
-                _squares(g, sums, span)
-
-    share(piece, sums.size)
-    norm = np.sqrt(np.sum(sums))
+    norm = np.sqrt(np.sum(lists.spans(_squares)))
     factor = f32(np.minimum(max_norm / (norm + 1e-6), 1))
     if factor != 1:  # nan too
         lists.each(_scale, factor)
         lists.write_back(0)
     return norm
+
+
+def unscale_(grads, scale, good, taken, *, growth, backoff, interval):
+    """Divide all gradients by `scale` in place, or make them 0 where one is not finite; `taken` becomes 1, or 0."""
+    lists = Flat(grads)
+    finite = not lists.spans(_unscale, f32(1 / scale)).any()
+    if not finite:
+        for g in lists.flat[0]:
+            g.fill(0)
+    lists.write_back(0)
+    taken[...] = finite
+    good[...] = good + 1 if finite else 0
+    grown = good >= interval and np.isfinite(scale * growth)
+    scale *= f32((growth if grown else 1) if finite else backoff)
+    good[...] = 0 if good >= interval else good
