@@ -8,7 +8,8 @@ and its limits in words) or the reason why there is none. `use` sets the modes, 
     reference  no kernel
 
 A second mode, tf32, is read by products on a GPU: float32 goes through the tensor cores in three passes, as exact as
-float32, or in one with `use(tf32=True)`, about three digits for speed.
+float32, or in one with `use(tf32=True)`, about three digits for speed. A third, half, is read by core/tensor.py: with
+`use(half=True)` products take float16 and losses float32, whatever they are given (the table says which).
 """
 
 import contextlib
@@ -29,19 +30,23 @@ class KernelLimit(ValueError):
 MODES = ("auto", "kernels", "reference")
 _mode: ContextVar[str] = ContextVar("mode", default="auto")
 _tf32: ContextVar[bool] = ContextVar("tf32", default=False)
+_half: ContextVar[bool] = ContextVar("half", default=False)
 _log: ContextVar[list | None] = ContextVar("log", default=None)
 _device: ContextVar[str | None] = ContextVar("device", default=None)
 
 
 @contextlib.contextmanager
-def use(mode: str | None = None, *, tf32: bool | None = None):
+def use(mode: str | None = None, *, tf32: bool | None = None, half: bool | None = None):
     """`with use("reference"):` chooses among implementations for the operations called inside; `with use(tf32=True):`
-    lets float32 products inside, forward or backward, take one TF32 pass. What is None stays as it is."""
+    lets float32 products inside, forward or backward, take one TF32 pass; with `use(half=True)` products called inside
+    take float16 copies of float32 inputs, and losses float32 ones of float16, as torch.autocast does: gradients come
+    back in the dtype of the originals. What is None stays as it is."""
     if mode not in (None, *MODES):
         raise ValueError(f"use: mode is {mode!r}, should be one of {', '.join(MODES)}")
-    if not isinstance(tf32, bool | None):
-        raise ValueError(f"use: tf32 is {tf32!r}, should be True, False or None")
-    modes: list[tuple[ContextVar, object]] = [(_mode, mode), (_tf32, tf32)]
+    for name, value in (("tf32", tf32), ("half", half)):
+        if not isinstance(value, bool | None):
+            raise ValueError(f"use: {name} is {value!r}, should be True, False or None")
+    modes: list[tuple[ContextVar, object]] = [(_mode, mode), (_tf32, tf32), (_half, half)]
     tokens = [(variable, variable.set(value)) for variable, value in modes if value is not None]
     try:
         yield
@@ -53,6 +58,11 @@ def use(mode: str | None = None, *, tf32: bool | None = None):
 def tf32() -> bool:
     """Whether a float32 product may take one TF32 pass, here and now."""
     return _tf32.get()
+
+
+def half() -> bool:
+    """Whether products take float16, here and now."""
+    return _half.get()
 
 
 @contextlib.contextmanager

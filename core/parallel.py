@@ -18,12 +18,12 @@ from core.arrays import array_module
 from core.graph import accumulate
 
 
-def backward(losses, n: int, count: int) -> list:
+def backward(losses, n: int, count: int, scale=None) -> list:
     """Add the gradient of a loss of n examples to `.grad`, and give back the losses of all, as arrays.
 
     losses(start, stop) -> (scalar Tensors, weight) of examples start to stop: what is minimised, then any others, each
     of which counts `weight` times (a mean's share of the whole, or 1 over the count for a sum). `count` is the number
-    of parts, one on a GPU.
+    of parts, one on a GPU. `scale`: a 0-dimensional array by which the gradients are multiplied.
     """
     generator = random.current()
     if generator.xp is not np or random.recording():
@@ -32,7 +32,7 @@ def backward(losses, n: int, count: int) -> list:
     def work(part, start, stop):
         with part:
             tensors, weight = losses(start, stop)
-            dy = array_module(tensors[0].data).asarray(weight)
+            dy = array_module(tensors[0].data).asarray(weight if scale is None else weight * scale)
             return tensors[0].gradients(dy), [t.data * weight for t in tensors]
 
     edges = [i * n // count for i in range(count + 1)]

@@ -50,6 +50,7 @@ class Row:
     kernels: dict = field(default_factory=dict)  # device -> Kernel, or "reference by design: <why>"
     result: str = "widest"  # "widest" floating dtype among the inputs, that of the "first" input, or "given" by attrs
     wide: tuple = ()  # outputs that stay in the dtype of the arithmetic: statistics of float16 data
+    half: np.dtype | None = None  # what `use(half=True)` makes of float inputs; None: they stay as they are
 
 
 # --- limits ----------------------------------------
@@ -121,6 +122,7 @@ def _row(name, reference, cpu, gpu, **options):
 
 
 # Elementwise operations with an exponential or a condition in them have a loop of their own on the CPU.
+HALF, FULL = np.dtype(np.float16), np.dtype(np.float32)
 LOOPS = ("relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "softplus", "tanh", "sigmoid")
 
 # fmt: off
@@ -129,27 +131,27 @@ TABLE: dict[str, Row] = dict([
     *(_row(name, op, MOVES, MOVES) for name, op in shape.MOVES.items() if name != "astype"),
     _row("astype", shape.MOVES["astype"], MOVES, MOVES, result="given"),
     *(_row(name, op, MEMORY, "pointwise") for name, op in shape.REDUCTIONS.items()),
-    _row("matmul", matmul.matmul, "BLAS does all of it", "matmul"),
-    _row("linear", matmul.linear, ("matmul", _kept), "matmul"),
-    _row("conv2d", conv.conv2d, ("conv", _undone), ("conv", _taps)),
-    _row("conv_transpose2d", conv.conv_transpose2d, ("conv", _undone), ("conv", _taps)),
-    _row("attention", attention.attention, ("attention", _heads), ("attention", _heads)),
-    _row("layer_norm", norm.layer_norm, "norm", "norm", result="first"),
-    _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first"),
+    _row("matmul", matmul.matmul, "BLAS does all of it", "matmul", half=HALF),
+    _row("linear", matmul.linear, ("matmul", _kept), "matmul", half=HALF),
+    _row("conv2d", conv.conv2d, ("conv", _undone), ("conv", _taps), half=HALF),
+    _row("conv_transpose2d", conv.conv_transpose2d, ("conv", _undone), ("conv", _taps), half=HALF),
+    _row("attention", attention.attention, ("attention", _heads), ("attention", _heads), half=HALF),
+    _row("layer_norm", norm.layer_norm, "norm", "norm", result="first", half=FULL),
+    _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first", half=FULL),
     _row("batch_norm", norm.batch_norm, ("norm", _comparing), "norm", result="first", wide=(1, 2)),
     _row("batch_norm_eval", norm.batch_norm_eval, ("norm", _comparing), "norm", result="first"),
     _row("embedding", shape.embedding, "embedding", "embedding"),
     _row("dropout", random.dropout, "random", "random"),
-    _row("softmax", losses.softmax, "losses", "softmax"),
-    _row("log_softmax", losses.log_softmax, "losses", "softmax"),
-    _row("cross_entropy", losses.cross_entropy, "losses", "losses"),
-    _row("linear_cross_entropy", losses.linear_cross_entropy, "linear_losses", "losses"),
-    _row("bce_with_logits", losses.bce_with_logits, "variational", "variational"),
-    _row("discriminator_loss", adversarial.discriminator_loss, TINY, "adversarial"),
-    _row("generator_loss", adversarial.generator_loss, TINY, "adversarial"),
-    _row("gaussian_kl", losses.gaussian_kl, "variational", "variational"),
-    _row("reparameterize", losses.reparameterize, "reparameterize", "reparameterize"),
-    _row("elbo", losses.elbo, "variational", "variational"),
+    _row("softmax", losses.softmax, "losses", "softmax", half=FULL),
+    _row("log_softmax", losses.log_softmax, "losses", "softmax", half=FULL),
+    _row("cross_entropy", losses.cross_entropy, "losses", "losses", half=FULL),
+    _row("linear_cross_entropy", losses.linear_cross_entropy, "linear_losses", "losses", half=FULL),
+    _row("bce_with_logits", losses.bce_with_logits, "variational", "variational", half=FULL),
+    _row("discriminator_loss", adversarial.discriminator_loss, TINY, "adversarial", half=FULL),
+    _row("generator_loss", adversarial.generator_loss, TINY, "adversarial", half=FULL),
+    _row("gaussian_kl", losses.gaussian_kl, "variational", "variational", half=FULL),
+    _row("reparameterize", losses.reparameterize, "reparameterize", "reparameterize", half=FULL),
+    _row("elbo", losses.elbo, "variational", "variational", half=FULL),
     # Drawings: random numbers of a shape from the generator's key, f(shape, seed, draw, step, dtype). These are all.
     _row("normal", random.normal, ("random", _any), ("random", _whole)),
     _row("uniform", random.uniform, ("random", _any), ("random", _whole)),

@@ -9,6 +9,7 @@ import numpy as np
 
 from core import anomaly, arrays, dispatch
 from core.graph import Node, accumulate, grad_enabled, walk
+from core.table import TABLE
 
 
 class Tensor:
@@ -230,6 +231,8 @@ def from_dlpack(x) -> Tensor:
 
 def apply(name: str, *inputs, **attrs):
     """Run operation `name` on Tensors, arrays, numbers or None, and record it: a Tensor, or a tuple of them."""
+    if dispatch.half() and TABLE[name].half is not None:
+        inputs = tuple(_as_dtype(x, TABLE[name].half) for x in inputs)
     tensors = [x if isinstance(x, Tensor) else None for x in inputs]
     known = [_value(x) for x in inputs if hasattr(x, "dtype")]
     values = [_value(x) if x is None or hasattr(x, "dtype") else _operand(name, x, known) for x in inputs]
@@ -244,6 +247,13 @@ def apply(name: str, *inputs, **attrs):
         for i, t in enumerate(outputs):
             t._node, t._index, t.requires_grad = node, i, arrays.is_float(t.data)
     return tuple(outputs) if many else outputs[0]
+
+
+def _as_dtype(x, dtype):
+    """A float16 or float32 input in the other of the two, recorded; statistics and scalars stay as they are."""
+    if getattr(x, "ndim", 0) == 0 or x.dtype not in (np.float16, np.float32) or x.dtype == dtype:
+        return x
+    return apply("astype", x, dtype=dtype)
 
 
 def _operand(name, x, known):

@@ -70,10 +70,12 @@ class TokenTrainer(Trainer):
 
     def train_step(self):
         self.model.zero_grad()
-        (self.losses[0],) = parallel.backward(self.part_loss, self.config.batch, min(threads.COUNT, self.config.batch))
-        self.losses[1] = optim.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        n, parameters = self.config.batch, self.model.parameters()
+        (self.losses[0],) = parallel.backward(self.part_loss, n, min(threads.COUNT, n), self.scale("loss"))
+        taken = self.unscale_("loss", parameters)
+        self.losses[1] = optim.clip_grad_norm_(parameters, self.config.clip)
         for optimizer in self.optimizers.values():
-            optimizer.step()
+            optimizer.step(taken)
 
     def metadata(self):
         return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}

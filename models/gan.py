@@ -105,7 +105,7 @@ class GAN(nn.Module):
 class GANTrainer(ImageTrainer):
     """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]."""
 
-    kind, Config, METRICS = "gan", GANConfig, ("d_loss", "g_loss")
+    kind, Config, METRICS, LOSSES = "gan", GANConfig, ("d_loss", "g_loss"), ("generator", "discriminator")
     model: GAN
 
     @staticmethod
@@ -132,15 +132,13 @@ class GANTrainer(ImageTrainer):
         self.losses[1] = self._train_generator(real, fake).data
 
     def _train_discriminator(self, real, fake):
-        d, optimizer = self.model.discriminator, self.optimizers["discriminator"]
+        d = self.model.discriminator
         loss = F.discriminator_loss(d(real), d(fake), kind=self.config.loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        self._descend("discriminator", loss)
         return loss
 
     def _train_generator(self, real, fake):
-        d, optimizer = self.model.discriminator, self.optimizers["generator"]
+        d = self.model.discriminator
         with d.frozen():
             features = d.features(fake)
             loss = F.generator_loss(d.dense(features), kind=self.config.loss)
@@ -148,10 +146,14 @@ class GANTrainer(ImageTrainer):
                 with no_grad():
                     wanted = d.features(real).mean(axis=0)
                 loss = loss + self.config.feature_matching * ((features.mean(axis=0) - wanted) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        self._descend("generator", loss)
         return loss
+
+    def _descend(self, part, loss):
+        optimizer = self.optimizers[part]
+        optimizer.zero_grad()
+        loss.backward(self.scale(part))
+        optimizer.step(self.unscale_(part, optimizer.parameters.values()))
 
     def sample(self, n: int, seed: int = 0):
         """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise."""

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, anomaly, checkpoint, memory, nn, no_grad, optim, threads
+from core import Generator, anomaly, checkpoint, memory, nn, no_grad, optim, threads, use
 from models.data import DataError, Order
 
 
@@ -35,27 +35,43 @@ class NotFinite(checkpoint.CheckpointError):
     """A state that is not worth a checkpoint; the message names the array."""
 
 
+PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has as few digits as TF32, in less range
+    "fp32": {},
+    "tf32": {"tf32": True},
+    "fp16": {"tf32": True, "half": True},
+}
+
+
 class Trainer:
-    """Trainer(config=None, *, seed=0, device="cpu", data=None): None is the preset "demo", or the carried data."""
+    """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32").
+
+    config None is the preset "demo", data None the carried data. With precision "fp16" products take float16 copies of
+    float32 parameters, and each loss is scaled so that small gradients survive (optim.LossScale); "tf32" lets a GPU's
+    products take one TF32 pass, and is nothing on a CPU.
+    """
 
     kind: str  # the name on the command line
     Config: type[Config]
     METRICS: tuple  # names of what update writes into self.losses
+    LOSSES: tuple = ("loss",)  # names of what is minimised: each has a scale of its own
     model: nn.Module
     optimizers: dict[str, optim.Optimizer]
     inputs: dict  # name -> the fixed buffer that feed fills
 
-    def __init__(self, config=None, *, seed: int = 0, device: str = "cpu", data=None):
+    def __init__(self, config=None, *, seed: int = 0, device: str = "cpu", data=None, precision: str = "fp32"):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}, should be one of {', '.join(PRECISIONS)}")
         threads.one_blas_thread()
         memory.keep_freed()
         self.config = self.Config.preset("demo") if config is None else config
-        self.seed = seed
+        self.seed, self.precision = seed, precision
         self.generator = Generator(seed, device)
         self.xp = self.generator.xp
         self.seed_array = np.asarray(seed, np.uint64)  # as checkpoints keep it
         self.data = self.read_data(data)
         self.order = Order(self.examples(), self.config.batch, seed)
         self.losses = self.xp.zeros(len(self.METRICS), np.float32)
+        self.scales = {name: optim.LossScale(device) for name in self.LOSSES if precision == "fp16"}
         with self.generator:
             self.build()
         self.generator.advance_()  # the initial values were drawn in step 0; training draws from step 1
@@ -100,9 +116,17 @@ class Trainer:
 
     def update(self):
         """One training step on what was fed."""
-        with self.generator:
+        with self.generator, use(**PRECISIONS[self.precision]):
             self.train_step()
         self.generator.advance_()
+
+    def scale(self, loss: str):
+        """What the gradient of this loss begins with: None, which is 1, or its scale."""
+        return self.scales[loss].scale if loss in self.scales else None
+
+    def unscale_(self, loss: str, parameters):
+        """Divide gradients by the scale; what `Optimizer.step` takes: None, or a flag that is 0 after an overflow."""
+        return self.scales[loss].unscale_(parameters) if loss in self.scales else None
 
     def metrics(self) -> dict:
         """The losses of the last step, as floats: waits for the device."""
@@ -131,8 +155,8 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Steps taken so far."""
-        return int(next(iter(self.optimizers.values())).steps)
+        """Updates so far, with those that an overflow of float16 made nothing of."""
+        return int(self.generator.step) - 1
 
     # State.
     def state(self) -> dict:
@@ -140,6 +164,8 @@ class Trainer:
         arrays = {f"model.{name}": a for name, a in self.model.state_dict().items()}
         for group, optimizer in self.optimizers.items():
             arrays.update({f"optim.{group}.{key}": a for key, a in optimizer.state().items()})
+        for loss, scale in self.scales.items():
+            arrays.update({f"scale.{loss}.{key}": a for key, a in scale.state().items()})
         arrays["rng.seed"], arrays["rng.step"] = self.seed_array, self.generator.step
         arrays["data.epoch"], arrays["data.position"] = self.order.epoch, self.order.position
         return arrays
@@ -153,7 +179,7 @@ class Trainer:
             tensor.bump_()
 
     def metadata(self) -> dict:
-        return {"kind": self.kind, "config": dataclasses.asdict(self.config)}
+        return {"kind": self.kind, "config": dataclasses.asdict(self.config), "precision": self.precision}
 
     def save(self, path, keep=None):
         """Write a checkpoint atomically; the one it replaces moves to `keep`.
@@ -178,6 +204,9 @@ class Trainer:
                 raise checkpoint.CheckpointError(
                     f"{path}: its {name} is {saved.get(name)}, should be {own['config'][name]}"
                 )
+        trained = metadata.get("precision", "fp32")
+        if trained != self.precision:
+            raise checkpoint.CheckpointError(f"{path}: was trained in {trained}, should be {self.precision}")
         if metadata.get("tokenizer") != own.get("tokenizer"):
             raise checkpoint.CheckpointError(f"{path}: was trained with another tokenizer")
         self.load_state(arrays, str(path))

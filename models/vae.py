@@ -108,9 +108,10 @@ class VAETrainer(ImageTrainer):
     def train_step(self):
         n, optimizer = self.config.batch, self.optimizers["vae"]
         optimizer.zero_grad()
-        for i, loss in enumerate(parallel.backward(self.part_loss, n, min(threads.COUNT, n))):
+        losses = parallel.backward(self.part_loss, n, min(threads.COUNT, n), self.scale("loss"))
+        for i, loss in enumerate(losses):
             self.losses[i] = loss
-        optimizer.step()
+        optimizer.step(self.unscale_("loss", optimizer.parameters.values()))
 
     def sample(self, n: int, seed: int = 0):
         """n images decoded from the prior, NumPy (n, 28, 28) in [0, 1]: the probability of each pixel."""
