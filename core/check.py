@@ -64,15 +64,27 @@ def flag(op, argument, value):
         fail(op, argument, shown(value), "True or False", TypeError)
 
 
-def real_dtype(op, argument, value):
+def real_dtype(op, argument, value, kinds="fiub"):
     """What NumPy calls a dtype, of real numbers."""
     try:
         dtype = np.dtype(value)
     except TypeError:
         dtype = None
-    if dtype is None or value is None or dtype.kind not in "fiub":
-        fail(op, argument, shown(value), "a dtype of real numbers", TypeError)
+    if dtype is None or value is None or dtype.kind not in kinds:
+        fail(
+            op, argument, shown(value), f"a {'floating dtype' if kinds == 'f' else 'dtype of real numbers'}", TypeError
+        )
     return dtype
+
+
+def mapping(op, argument, value):
+    if not isinstance(value, dict):
+        fail(op, argument, f"a {type(value).__name__}", "a dict of arrays", TypeError)
+
+
+def shape(op, value):
+    """A shape: an integer, or a tuple of them."""
+    return sizes(op, "shape", (value,) if isinstance(value, INTEGERS) else value)
 
 
 # --- numbers ----------------------------------------
