@@ -7,7 +7,6 @@ python -m bench presets    parameters and seconds a training step of every model
 python -m bench report     the tables, pages and pictures of bench/results again, and the README's
 """
 
-import argparse
 import resource
 import statistics
 import subprocess
@@ -15,8 +14,8 @@ import sys
 import time
 
 from bench import step
+from core.commands import Parser, positive
 from models import MODELS
-from models.__main__ import positive
 
 # Batches that a machine of 24 GB can hold; the presets' own where they are not named.
 BATCHES = {("gpt", "paper"): 1, ("seq2seq", "paper"): 32}
@@ -76,7 +75,7 @@ def run_scaling(args):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m bench", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     all_rows = commands.add_parser("presets", help="the whole table")
     all_rows.set_defaults(run=presets)
@@ -84,7 +83,7 @@ def main(arguments=None) -> int:
     stepping = commands.add_parser("step", help="a training step beside its twin in PyTorch")
     stepping.add_argument("model", choices=MODELS)
     stepping.add_argument("--preset", default="demo", help="default demo")
-    stepping.add_argument("--batch", type=int, default=0, help="0, the default: the preset's")
+    stepping.add_argument("--batch", type=positive, default=0, help="default the preset's")
     stepping.add_argument("--compile", action="store_true", help="torch.compile the twin")
     stepping.set_defaults(run=step.run)
     single = commands.add_parser("ops", help="single operations beside PyTorch's")
@@ -105,7 +104,7 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     try:
         args.run(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

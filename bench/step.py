@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from bench.turns import Setting, Side, check_idle, spread
 from core import threads
+from models import MODELS
 
 IMAGES = ("gan", "vae")
 TURN = 1.0  # seconds
@@ -78,6 +79,7 @@ def compare(args) -> dict:
 
 
 def run(args):
+    MODELS[args.model].Config.preset(args.preset)  # which refuses a name it does not know
     row = compare(args)
     print(f"torch: {row['torch']}{', torch.compile' if args.compile else ''}; seconds of a step are medians")
     print(f"ours  {row['ours_ms']:8.1f} ms   peak {row['ours_mib']:6.0f} MiB")

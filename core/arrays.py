@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
+INTEGERS = (int, np.integer)
+NUMBERS = (int, float, np.integer, np.floating)
 
 
 def is_cupy(x) -> bool:
@@ -55,12 +57,30 @@ def is_repeated(x: Array) -> bool:
     return not getattr(x.flags, "writeable", True) or any(s == 0 and n > 1 for s, n in zip(x.strides, x.shape))
 
 
-def as_array(x) -> Array:
-    """`x` as an array; Python floats, and lists of them, become float32, as in torch."""
-    if hasattr(x, "__array_interface__") or is_cupy(x):
-        return np.asarray(x) if isinstance(x, np.generic) else x
-    value = np.asarray(x)
-    return value.astype(np.float32) if value.dtype == np.float64 else value
+def as_array(x, what: str = "Tensor: array") -> Array:
+    """`x` as an array; Python floats, and lists of them, become float32, as in torch.
+
+    Raises TypeError, which calls it `what`, where it is none: no subclass (a matrix multiplies otherwise) comes out.
+    """
+    if not (type(x) is np.ndarray or is_cupy(x)):
+        x = _read(x, what)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{what} is of dtype {x.dtype}, should be of a real number type")
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def _read(x, what):
+    """What is no array yet, by NumPy's rules."""
+    try:
+        value = np.asarray(x)
+        with np.errstate(over="ignore"):
+            return value.astype(np.float32) if value.dtype == np.float64 and not hasattr(x, "dtype") else value
+    except Exception as error:  # whatever a class's own __array__ raises
+        raise TypeError(f"{what} is a {type(x).__name__}, should be an array ({one_line(error)})") from None
+
+
+def one_line(error) -> str:
+    return " ".join(str(error).split())
 
 
 def number_beside(x, others) -> Array:
@@ -79,7 +99,8 @@ def number_beside(x, others) -> Array:
         dtype = dtype if limits.min <= x <= limits.max else np.dtype(np.int64)
     else:
         dtype = np.dtype(np.float32)
-    return array_module(*others).asarray(x, dtype=dtype)
+    with np.errstate(over="ignore"):
+        return array_module(*others).asarray(x, dtype=dtype)
 
 
 # --- dtypes ----------------------------------------

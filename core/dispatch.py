@@ -100,20 +100,18 @@ def forward(name: str, inputs, attrs) -> tuple:
     if op.backend != "reference":
         return op, *op.forward(*inputs, **attrs)
     dtype = _dtype(name, inputs)
-    with np.errstate(all="ignore"):  # as torch: inf and nan are values, not warnings
-        y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
-        if isinstance(y, tuple):
-            return op, tuple(v if i in TABLE[name].wide else _cast(v, dtype) for i, v in enumerate(y)), saved
-        return op, _cast(y, dtype), saved
+    y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
+    if isinstance(y, tuple):
+        return op, tuple(v if i in TABLE[name].wide else _cast(v, dtype) for i, v in enumerate(y)), saved
+    return op, _cast(y, dtype), saved
 
 
 def backward(op: Op, saved, dy, needs, attrs) -> tuple:
     """The gradients of one operation, by the implementation that ran forward."""
     if op.backend != "reference":
         return op.backward(saved, dy, needs, **attrs)
-    with np.errstate(all="ignore"):
-        dy = tuple(_upcast(v) for v in dy) if isinstance(dy, tuple) else _upcast(dy)
-        return op.backward(saved, dy, needs, **attrs)
+    dy = tuple(_upcast(v) for v in dy) if isinstance(dy, tuple) else _upcast(dy)
+    return op.backward(saved, dy, needs, **attrs)
 
 
 def run_(name: str, *inputs, **attrs):

@@ -13,7 +13,9 @@ import math
 import numpy as np
 
 import core.functional as F
-from core import random
+from core import check, random
+from core.arrays import as_array
+from core.reference.pointwise import ACTIVATIONS
 from core.tensor import Tensor
 
 
@@ -79,12 +81,13 @@ class Module:
 
     def load_state_dict(self, arrays: dict):
         """Write `arrays` into the module's own memory. Nothing is written unless names, shapes and dtypes all fit."""
+        check.mapping("load_state_dict", "arrays", arrays)
         own = dict(self.named_tensors())
         if own.keys() != arrays.keys():
             missing, extra = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
             raise ValueError(f"load_state_dict: missing {missing or 'none'}, unexpected {extra or 'none'}")
         for name, t in own.items():
-            a = arrays[name]
+            a = as_array(arrays[name], f"load_state_dict: {name}")
             if (a.shape, a.dtype) != (t.shape, t.dtype):
                 raise ValueError(
                     f"load_state_dict: {name} is {a.dtype} of shape {a.shape}, should be {t.dtype} of {t.shape}"
@@ -94,6 +97,7 @@ class Module:
 
     def train(self, mode: bool = True):
         """Dropout drops and batch norm uses the batch's statistics (mode True), or neither does (False)."""
+        check.flag("train", "mode", mode)
         for module in self.modules():
             module.training = mode
         return self
@@ -120,20 +124,28 @@ class Module:
 
 def uniform(shape, bound: float) -> Parameter:
     """A parameter drawn evenly from [-bound, bound)."""
+    check.number("uniform", "bound", bound, 0)
     return Parameter((random.uniform(shape) * 2 - 1) * np.float32(bound))
 
 
 def normal(shape, std: float) -> Parameter:
     """A parameter drawn from N(0, std^2)."""
+    check.number("normal", "std", std, 0)
     return Parameter(random.normal(shape) * np.float32(std))
 
 
 def zeros(shape) -> Parameter:
-    return Parameter(random.current().xp.zeros(shape, np.float32))
+    return Parameter(random.current().xp.zeros(check.shape("zeros", shape), np.float32))
 
 
 def ones(shape) -> Parameter:
-    return Parameter(random.current().xp.ones(shape, np.float32))
+    return Parameter(random.current().xp.ones(check.shape("ones", shape), np.float32))
+
+
+def _counts(module, **lengths):
+    """Channels, widths and the like are positive integers."""
+    for name, n in lengths.items():
+        check.count(type(module).__name__, name, n)
 
 
 def _default_weights(weight_shape, fan_in, bias, channels):
@@ -146,6 +158,9 @@ class Linear(Module):
     """act(x @ weight.T + bias): x (..., d_in) -> (..., d_out); weight (d_out, d_in)."""
 
     def __init__(self, d_in, d_out, bias=True, *, act=None):
+        _counts(self, d_in=d_in, d_out=d_out)
+        check.flag("Linear", "bias", bias)
+        check.one_of("Linear", "act", act, ACTIVATIONS)
         self.weight, self.bias = _default_weights((d_out, d_in), d_in, bias, d_out)
         self.act = act
 
@@ -157,6 +172,8 @@ class Conv2d(Module):
     """(N, H, W, c_in) -> (N, OH, OW, c_out); weight (K, K, c_in, c_out). Options as F.conv2d's."""
 
     def __init__(self, c_in, c_out, kernel, bias=True, **options):
+        _counts(self, c_in=c_in, c_out=c_out, kernel=kernel)
+        check.flag("Conv2d", "bias", bias)
         self.weight, self.bias = _default_weights((kernel, kernel, c_in, c_out), kernel * kernel * c_in, bias, c_out)
         self.options = options
 
@@ -168,6 +185,8 @@ class ConvTranspose2d(Module):
     """(N, H, W, c_in) -> (N, OH, OW, c_out); weight (K, K, c_out, c_in). Options as F.conv_transpose2d's."""
 
     def __init__(self, c_in, c_out, kernel, bias=True, **options):
+        _counts(self, c_in=c_in, c_out=c_out, kernel=kernel)
+        check.flag("ConvTranspose2d", "bias", bias)
         self.weight, self.bias = _default_weights((kernel, kernel, c_out, c_in), kernel * kernel * c_out, bias, c_out)
         self.options = options
 
@@ -179,6 +198,9 @@ class BatchNorm(Module):
     """Batch norm over the last axis (channels), then `act`, then dropout: options as F.batch_norm's."""
 
     def __init__(self, channels, momentum=0.1, eps=1e-5, **options):
+        _counts(self, channels=channels)
+        check.number("BatchNorm", "momentum", momentum, 0, 1)
+        check.number("BatchNorm", "eps", eps, 0)
         self.weight, self.bias = ones(channels), zeros(channels)
         xp = random.current().xp
         self.running_mean = Tensor(xp.zeros(channels, np.float32))
@@ -196,6 +218,8 @@ class LayerNorm(Module):
     """Layer norm over the last axis, of length d."""
 
     def __init__(self, d, eps=1e-5):
+        _counts(self, d=d)
+        check.number("LayerNorm", "eps", eps, 0)
         self.weight, self.bias, self.eps = ones(d), zeros(d), eps
 
     def forward(self, x):
@@ -211,6 +235,8 @@ class Embedding(Module):
     """Integers (...) in [0, count) -> (..., d), rows of weight (count, d); initial values N(0, 1)."""
 
     def __init__(self, count, d, std=1.0):
+        _counts(self, count=count, d=d)
+        check.number("Embedding", "std", std, 0)
         self.weight = normal((count, d), std)
 
     def forward(self, ids):
@@ -219,6 +245,7 @@ class Embedding(Module):
 
 class Dropout(Module):
     def __init__(self, p=0.5):
+        check.probability("Dropout", "p", p)
         self.p = p
 
     def forward(self, x):
@@ -233,6 +260,7 @@ class MultiHeadAttention(Module):
     """
 
     def __init__(self, d_model, heads):
+        _counts(self, d_model=d_model, heads=heads)
         if d_model % heads:
             raise ValueError(f"MultiHeadAttention: d_model is {d_model}, should be a multiple of heads = {heads}")
         self.heads = heads
@@ -262,6 +290,8 @@ class Sequential(Module):
     """Modules one after the other."""
 
     def __init__(self, *layers):
+        if not all(isinstance(layer, Module) for layer in layers):
+            check.fail("Sequential", "layers", check.shown(layers), "Modules", TypeError)
         self.layers = list(layers)
 
     def forward(self, x):

@@ -6,9 +6,10 @@ updated in place, and nothing branches on a device value: a captured step can be
 
 import numpy as np
 
+from core import check
 from core.arrays import array_module, module_for
-from core.check import fail
 from core.dispatch import run_
+from core.tensor import Tensor
 
 
 class Optimizer:
@@ -18,12 +19,13 @@ class Optimizer:
     """
 
     def __init__(self, parameters: dict, lr):
-        if not isinstance(parameters, dict):
-            raise TypeError(
-                f"{type(self).__name__}: parameters is a {type(parameters).__name__}, should be a dict of them"
-            )
+        own = type(self).__name__
+        if not isinstance(parameters, dict) or not all(isinstance(p, Tensor) for p in parameters.values()):
+            check.fail(own, "parameters", f"a {type(parameters).__name__}", "a dict of Parameters", TypeError)
         if not parameters:
-            raise ValueError(f"{type(self).__name__}: parameters is empty, should hold one or more")
+            check.fail(own, "parameters", "empty", "a dict of one Parameter or more")
+        if not callable(lr):
+            check.number(own, "lr", lr, 0)
         self.parameters = parameters
         xp = array_module(*(p.data for p in parameters.values()))
         self.steps = xp.zeros((), np.int64)
@@ -68,8 +70,11 @@ class SGD(Optimizer):
 
     def __init__(self, parameters, lr=1e-3, momentum=0.0, weight_decay=0.0, nesterov=False):
         super().__init__(parameters, lr)
+        check.number("SGD", "momentum", momentum, 0)
+        check.number("SGD", "weight_decay", weight_decay, 0)
+        check.flag("SGD", "nesterov", nesterov)
         if nesterov and not momentum:
-            raise ValueError(f"SGD: momentum is {momentum}, should be above 0 with nesterov")
+            check.fail("SGD", "momentum", momentum, "above 0 with nesterov")
         self.options = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
         self.moment("m")
 
@@ -88,8 +93,13 @@ class Adam(Optimizer):
 
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         super().__init__(parameters, lr)
-        if not all(0 <= b < 1 for b in betas):
-            raise ValueError(f"{type(self).__name__}: betas is {betas}, should be two numbers in [0, 1)")
+        own = type(self).__name__
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            check.fail(own, "betas", check.shown(betas), "two numbers in [0, 1)")
+        for b in betas:
+            check.number(own, "betas", b, 0, 1, without_high=True)
+        check.number(own, "eps", eps, 0)
+        check.number(own, "weight_decay", weight_decay, 0)
         self.options = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "decoupled": self.decoupled}
         self.moment("m")
         self.moment("v")
@@ -111,6 +121,10 @@ def clip_grad_norm_(parameters, max_norm: float):
     """Scale the gradients of `parameters` in place so that their joint 2-norm is at most `max_norm`.
 
     Returns the norm before, a 0-dimensional array; nothing is read from the device."""
+    check.number("clip_grad_norm_", "max_norm", max_norm, 0)
+    parameters = list(parameters)
+    if not all(isinstance(p, Tensor) for p in parameters):
+        check.fail("clip_grad_norm_", "parameters", check.shown(parameters), "Parameters", TypeError)
     return run_("clip_grad_norm_", [p.grad for p in parameters if p.grad is not None], max_norm=max_norm)
 
 
@@ -128,11 +142,11 @@ class LossScale:
 
     def __init__(self, device="cpu", *, initial=2.0**16, growth=2.0, backoff=0.5, interval=2000):
         if not 0 < initial < np.inf:
-            fail("LossScale", "initial", initial, "a finite number above 0")
+            check.fail("LossScale", "initial", initial, "a finite number above 0")
         if not (growth > 1 > backoff > 0):
-            fail("LossScale", "growth, backoff", (growth, backoff), "above 1, and between 0 and 1")
+            check.fail("LossScale", "growth, backoff", (growth, backoff), "above 1, and between 0 and 1")
         if interval < 1:
-            fail("LossScale", "interval", interval, "at least 1")
+            check.fail("LossScale", "interval", interval, "at least 1")
         xp = module_for(device)
         self.scale = xp.full((), initial, np.float32)
         self.good = xp.zeros((), np.int64)  # steps taken since the scale last changed
@@ -148,7 +162,9 @@ class LossScale:
         or 0 where a gradient was not finite, and then all are made 0."""
         grads = [p.grad for p in parameters if p.grad is not None]
         if any(g.dtype == np.float16 for g in grads):  # it would underflow again
-            fail("LossScale", "a gradient", "float16", "that of a float32 parameter, cast where it is used", TypeError)
+            check.fail(
+                "LossScale", "a gradient", "float16", "that of a float32 parameter, cast where it is used", TypeError
+            )
         run_("unscale_", grads, self.scale, self.good, self.taken, **self.options)
         return self.taken
 
@@ -158,6 +174,8 @@ class LossScale:
 
 def constant(lr: float, warmup: int = 0):
     """Rise in `warmup` steps, lr/warmup first, then stay at `lr`."""
+    check.number("constant", "lr", lr, 0)
+    check.count("constant", "warmup", warmup, 0)
 
     def schedule(step):
         return lr * array_module(step).minimum((step + 1) / max(warmup, 1), 1.0)
@@ -167,6 +185,10 @@ def constant(lr: float, warmup: int = 0):
 
 def cosine(lr: float, total: int, warmup: int = 0, floor: float = 0.0):
     """Rise in `warmup` steps, then fall along half a cosine to `floor` at step `total` (Loshchilov & Hutter 2017)."""
+    for name, value in (("lr", lr), ("floor", floor)):
+        check.number("cosine", name, value, 0)
+    for name, value, least in (("total", total, 1), ("warmup", warmup, 0)):
+        check.count("cosine", name, value, least)
 
     def schedule(step):
         xp = array_module(step)
@@ -179,6 +201,8 @@ def cosine(lr: float, total: int, warmup: int = 0, floor: float = 0.0):
 
 def inverse_sqrt(lr: float, warmup: int):
     """Rise in `warmup` steps to `lr`, then fall as 1/sqrt(step) (Vaswani et al. 2017, equation 3)."""
+    check.number("inverse_sqrt", "lr", lr, 0)
+    check.count("inverse_sqrt", "warmup", warmup)
 
     def schedule(step):
         t = step + 1

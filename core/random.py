@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from core import arrays, dispatch
+from core import arrays, check, dispatch
 from core.reference import random as reference
 
 
@@ -121,12 +121,14 @@ def _run(name, shape, *arguments, seed, draw, step, **attrs):
 
 def normal(shape, dtype=np.float32):
     """Standard normals of the current generator, as an array of `shape`."""
-    return _run("normal", shape, **_next(shape), dtype=np.dtype(dtype))
+    shape, dtype = check.shape("normal", shape), check.real_dtype("normal", "dtype", dtype, "f")
+    return _run("normal", shape, **_next(shape), dtype=dtype)
 
 
 def uniform(shape, dtype=np.float32):
     """Uniform numbers in [0, 1) of the current generator, as an array of `shape`."""
-    return _run("uniform", shape, **_next(shape), dtype=np.dtype(dtype))
+    shape, dtype = check.shape("uniform", shape), check.real_dtype("uniform", "dtype", dtype, "f")
+    return _run("uniform", shape, **_next(shape), dtype=dtype)
 
 
 def dropout_draw(shape, p: float, mask=None):

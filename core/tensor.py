@@ -4,12 +4,16 @@
 """
 
 import numbers
+import operator
 
 import numpy as np
 
-from core import anomaly, arrays, dispatch
+from core import anomaly, arrays, check, dispatch
 from core.graph import Node, accumulate, grad_enabled, walk
+from core.reference import pointwise, shape
 from core.table import TABLE
+
+OPERATORS = {*pointwise.OPS, *shape.MOVES, "matmul"}  # operations none of whose operands may be left out
 
 
 class Tensor:
@@ -29,8 +33,6 @@ class Tensor:
                 "Tensor: array is a Tensor, should be an array; use tensor.detach() for one without a graph"
             )
         self.data = arrays.as_array(array)
-        if self.data.dtype == object or self.data.dtype.kind in "USc":
-            raise TypeError(f"Tensor: array has dtype {self.data.dtype}, should be a real number type")
         if requires_grad and not arrays.is_float(self.data):
             raise TypeError(f"Tensor: only floating tensors can require gradients, this one is {self.data.dtype}")
         self.requires_grad = requires_grad
@@ -51,6 +53,9 @@ class Tensor:
         return self.data.get() if arrays.is_cupy(self.data) else self.data
 
     def item(self):
+        """The one number of a tensor that has one."""
+        if self.size != 1:
+            check.fail("item", "the tensor", f"of shape {self.shape}", "of one element")
         return self.numpy().item()
 
     def detach(self) -> "Tensor":
@@ -61,9 +66,13 @@ class Tensor:
 
     def assign_(self, array) -> "Tensor":
         """Write `array` into this tensor's memory, whose address stays the same."""
+        array = arrays.as_array(array, "assign_: array")
         if array.shape != self.shape:
             raise ValueError(f"assign_: array has shape {array.shape}, should be {self.shape}")
-        self.data[...] = arrays.array_module(self.data).asarray(array)
+        if arrays.is_repeated(self.data):
+            check.fail("assign_", "the tensor", "read-only, or one number repeated", "memory that can be written")
+        with np.errstate(all="ignore"):
+            self.data[...] = arrays.array_module(self.data).asarray(array)
         return self.bump_()
 
     def bump_(self) -> "Tensor":
@@ -92,16 +101,18 @@ class Tensor:
             if self.size != 1:
                 raise ValueError(f"backward: the tensor has shape {self.shape}, should be a scalar unless dy is given")
             dy = xp.ones(self.shape, self.dtype)
-        with np.errstate(over="ignore"):  # a loss scale beyond float16
-            dy = xp.asarray(dy.data if isinstance(dy, Tensor) else dy, dtype=self.dtype)
-        if dy.shape != self.shape:
-            raise ValueError(f"backward: dy has shape {dy.shape}, should be {self.shape}")
-        return walk(self._source(), dy, retain_graph)
+        with np.errstate(all="ignore"):
+            dy = xp.asarray(arrays.as_array(_value(dy), "backward: dy"), dtype=self.dtype)
+            if dy.shape != self.shape:
+                raise ValueError(f"backward: dy has shape {dy.shape}, should be {self.shape}")
+            return walk(self._source(), dy, retain_graph)
 
     def __repr__(self):
         return f"Tensor({self.numpy()}{', requires_grad=True' if self.requires_grad else ''})"
 
     def __len__(self):
+        if not self.ndim:
+            raise TypeError("len: the tensor is 0-dimensional, should have a first axis")
         return len(self.data)
 
     def __bool__(self):
@@ -169,16 +180,16 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __lt__(self, other):
-        return Tensor(self.data < _value(other))
+        return _compare("lt", self, other)
 
     def __le__(self, other):
-        return Tensor(self.data <= _value(other))
+        return _compare("le", self, other)
 
     def __gt__(self, other):
-        return Tensor(self.data > _value(other))
+        return _compare("gt", self, other)
 
     def __ge__(self, other):
-        return Tensor(self.data >= _value(other))
+        return _compare("ge", self, other)
 
     # Shapes.
     def __getitem__(self, index):
@@ -186,26 +197,43 @@ class Tensor:
         return apply("getitem", self, index=tuple(_fixed(i) for i in parts))
 
     def reshape(self, *shape):
-        return apply("reshape", self, shape=_unpack(shape))
+        return apply("reshape", self, shape=check.sizes("reshape", "shape", _unpack(shape), -1))
 
     def transpose(self, *axes):
-        return apply("transpose", self, axes=_unpack(axes) or tuple(reversed(range(self.ndim))))
+        axes = check.sizes("transpose", "axes", _unpack(axes), -self.ndim) or tuple(reversed(range(self.ndim)))
+        return apply("transpose", self, axes=axes)
 
     def astype(self, dtype):
-        return apply("astype", self, dtype=np.dtype(dtype))
+        return apply("astype", self, dtype=check.real_dtype("astype", "dtype", dtype))
 
     # Reductions.
     def sum(self, axis=None, keepdims=False):
-        return apply("sum", self, axis=axis, keepdims=keepdims)
+        return apply("sum", self, **_reduced("sum", self, axis, keepdims))
 
     def mean(self, axis=None, keepdims=False):
-        return apply("mean", self, axis=axis, keepdims=keepdims)
+        return apply("mean", self, **_reduced("mean", self, axis, keepdims))
 
     def max(self, axis=None, keepdims=False):
-        return apply("max", self, axis=axis, keepdims=keepdims)
+        return apply("max", self, **_reduced("max", self, axis, keepdims))
 
     def min(self, axis=None, keepdims=False):
-        return apply("min", self, axis=axis, keepdims=keepdims)
+        return apply("min", self, **_reduced("min", self, axis, keepdims))
+
+
+def _reduced(name, x, axis, keepdims):
+    """The options of a reduction, axis None or a tuple."""
+    check.flag(name, "keepdims", keepdims)
+    return {"axis": check.axes(name, x, axis), "keepdims": keepdims}
+
+
+def _compare(name, x, other):
+    if other is None:
+        check.fail(name, "an operand", "None", "a Tensor, an array or a number", TypeError)
+    y = other.data if isinstance(other, Tensor) else _operand(name, other, [x.data])
+    try:
+        return Tensor(getattr(operator, name)(x.data, y))
+    except ValueError:
+        raise ValueError(f"{name}: shapes {x.shape} and {y.shape} do not broadcast") from None
 
 
 def _value(x):
@@ -225,6 +253,8 @@ def _unpack(args):
 
 def from_dlpack(x) -> Tensor:
     """A Tensor on the memory of any array that speaks DLPack (a torch tensor, say), without a copy."""
+    if not hasattr(x, "__dlpack_device__"):
+        check.fail("from_dlpack", "x", f"a {type(x).__name__}", "an array that speaks DLPack", TypeError)
     kind, _ = x.__dlpack_device__()
     return Tensor(arrays.module_for("cpu" if kind == 1 else "cuda").from_dlpack(x))
 
@@ -235,8 +265,9 @@ def apply(name: str, *inputs, **attrs):
         inputs = tuple(_as_dtype(x, TABLE[name].half) for x in inputs)
     tensors = [x if isinstance(x, Tensor) else None for x in inputs]
     known = [_value(x) for x in inputs if hasattr(x, "dtype")]
-    values = [_value(x) if x is None or hasattr(x, "dtype") else _operand(name, x, known) for x in inputs]
-    op, y, saved = dispatch.forward(name, values, attrs)
+    values = [x.data if isinstance(x, Tensor) else _operand(name, x, known) for x in inputs]
+    with np.errstate(all="ignore"):  # as torch: inf and nan are values, not warnings
+        op, y, saved = dispatch.forward(name, values, attrs)
     many = isinstance(y, tuple)
     outputs = [Tensor(v) for v in (y if many else (y,))]
     if anomaly.watching.get() is not None:
@@ -257,12 +288,21 @@ def _as_dtype(x, dtype):
 
 
 def _operand(name, x, known):
-    """What is neither Tensor nor array: a number, which adapts to the `known` arrays, or a list."""
-    if isinstance(x, numbers.Real):
+    """What is no Tensor: an array, a list, or a number, which adapts to the `known` arrays; None stays where it may."""
+    if x is None and name not in OPERATORS:
+        return None
+    if hasattr(x, "dtype") or isinstance(x, list | tuple):
+        return arrays.as_array(x, f"{name}: an operand")
+    if not isinstance(x, numbers.Real):
+        raise TypeError(f"{name}: an operand is {_called(x)}, should be a Tensor, an array or a number")
+    try:
         return arrays.number_beside(x, known)
-    if isinstance(x, list | tuple):
-        return arrays.as_array(x)
-    raise TypeError(f"{name}: an operand is a {type(x).__name__}, should be a Tensor, an array or a number")
+    except OverflowError:
+        raise ValueError(f"{name}: an operand is {x:.3g}, should fit in 64 bits") from None
+
+
+def _called(x):
+    return "None" if x is None else f"a {type(x).__name__}"
 
 
 def _share_versions(outputs, tensors):

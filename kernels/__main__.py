@@ -6,7 +6,6 @@ python -m kernels check [OP ...]           compile the Triton kernels, with no G
 python -m kernels tune FAMILY KERNEL OP    time a kernel's configurations on this GPU and keep the best right one
 """
 
-import argparse
 import importlib
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from core import dispatch
+from core.commands import Parser, positive
 
 ARCHITECTURES = {"80": 80, "90": 90, "100": 100}
 
@@ -88,7 +88,7 @@ def tune(args):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m kernels", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="compile the CPU kernels").set_defaults(run=build)
     commands.add_parser("explain", help="the dispatch table").set_defaults(run=explain)
@@ -98,7 +98,7 @@ def main(arguments=None) -> int:
     checking.add_argument("--case", default="", help="only cases whose name holds this")
     checking.add_argument("--all-cases", action="store_true", help="the tests' shapes too, not only the models' own")
     checking.add_argument("--out", type=Path, help="write a page with a table an architecture, instead of printing all")
-    checking.add_argument("--workers", type=int, default=2, help="processes that compile; default 2")
+    checking.add_argument("--workers", type=positive, default=2, help="processes that compile; default 2")
     checking.add_argument("--tf32", action="store_true", help="float32 products in one TF32 pass, as in use(tf32=True)")
     checking.set_defaults(run=check)
     tuning = commands.add_parser("tune", help="time a kernel's configurations on this GPU")
@@ -114,7 +114,7 @@ def main(arguments=None) -> int:
         if args.command == "check" and set(args.arch.split(",")) - set(ARCHITECTURES):
             raise ValueError(f"--arch is {args.arch}, should be of {', '.join(ARCHITECTURES)}")
         return args.run(args) or 0
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -1,10 +1,10 @@
 """python -m models: train, sample, evaluate."""
 
-import argparse
 import json
 import sys
 import time
 
+from core.commands import Parser, positive
 from models import MODELS
 from models.pictures import as_text, save_samples
 from models.runs import Run
@@ -12,7 +12,7 @@ from models.train import ERRORS, SAMPLES, resume, train_new
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="python -m models", description="Train, sample and evaluate generative models.")
+    p = Parser(prog="python -m models", description="Train, sample and evaluate generative models.")
     commands = p.add_subparsers(dest="command", required=True)
 
     t = commands.add_parser("train", help="train a model into a run folder, or continue one")
@@ -33,7 +33,7 @@ def parser():
     s.add_argument("run_folder", metavar="RUN", help="a run folder")
     s.add_argument("-n", type=positive, help="how many (default 64 images, 1 text, 5 translations)")
     s.add_argument("--prompt", help="text to continue (gpt) or to translate (seq2seq)")
-    s.add_argument("--seed", type=int, default=0, help="another seed, other samples")
+    s.add_argument("--seed", type=int, help="another seed, other samples; default 0")
     s.add_argument(
         "--out", help="file to write, .png or .txt; default: images to RUN/samples/sampled.png, texts printed"
     )
@@ -43,13 +43,6 @@ def parser():
     e.add_argument("run_folder", metavar="RUN", help="a run folder")
     e.set_defaults(run=_evaluate)
     return p
-
-
-def positive(text):
-    """An argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, at least 1")
-    return int(text)
 
 
 def _train(args):
@@ -78,6 +71,9 @@ def _train(args):
             save_every=args.save_every,
             anomalies=args.detect_anomaly,
         )
+    if getattr(trainer, "left_out", 0):
+        most = trainer.config.length - 1
+        print(f"{trainer.left_out:,} sentence pairs were left out: a side has more than {most} tokens", file=sys.stderr)
     parameters = sum(p.size for p in trainer.model.parameters())
     print(f"{trainer.kind}: {parameters:,} parameters, step {trainer.steps}, {seconds:.0f} s, in {run.folder}")
 
@@ -87,10 +83,15 @@ def _sample(args):
     if args.prompt is not None and trainer.kind not in ("gpt", "seq2seq"):
         raise ValueError(f"--prompt is for gpt and seq2seq, {args.run_folder} holds a {trainer.kind}")
     if args.prompt is not None and trainer.kind == "seq2seq":
+        if args.n or args.seed is not None:
+            raise ValueError("-n and --seed cannot be given with seq2seq's --prompt: it has one translation")
+        tokens, most = len(trainer.tokenizer.encode(args.prompt)), trainer.config.length - 1
+        if tokens > most:
+            raise ValueError(f"--prompt has {tokens} tokens, this model reads {most} at most")
         samples: object = [trainer.translate(args.prompt)]
     else:
         options = {} if args.prompt is None else {"prompt": args.prompt}
-        samples = trainer.sample(args.n or SAMPLES[trainer.kind], seed=args.seed, **options)
+        samples = trainer.sample(args.n or SAMPLES[trainer.kind], seed=args.seed or 0, **options)
     if args.out or trainer.kind in ("gan", "vae"):
         print(save_samples(args.out or f"{args.run_folder}/samples/sampled", samples))
     else:

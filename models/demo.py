@@ -4,7 +4,6 @@ Everything goes to runs/demo (or the folder given): a run folder per model, pict
 demo that was interrupted continues; one that was finished starts afresh.
 """
 
-import argparse
 import hashlib
 import html
 import json
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.commands import Parser
 from models import MODELS
 from models.pictures import save_grid
 from models.runs import Run, versions
@@ -113,7 +113,7 @@ def _number(value):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m models.demo", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m models.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--out", default="runs/demo", help="where to put it all (default runs/demo)")
     out = Path(parser.parse_args(arguments).out)
     results: dict = {"sources": sources(), "folder": str(out), "models": {}}

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from core import optim, parallel, threads
+from core import check, optim, parallel, threads
 from models import data, text
 from models.trainer import Trainer, dataset
 
@@ -32,6 +32,14 @@ class ImageTrainer(Trainer):
             yield (self.pixels(self.data.x_test[i : i + self.config.batch]),)
 
 
+def check_images(op, images):
+    """Bytes (n, 28, 28), one image or more."""
+    shape: tuple = getattr(images, "shape", ())
+    dtype = getattr(images, "dtype", type(images).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[1:] != (28, 28) or not shape[0]:
+        check.fail(op, "images", f"{dtype} of shape {shape}", "uint8 (n, 28, 28)")
+
+
 class TokenTrainer(Trainer):
     """Batches are int64 ids (B, T) below `vocab`; AdamW with clipped gradients; the tokenizer goes into checkpoints."""
 
@@ -55,6 +63,10 @@ class TokenTrainer(Trainer):
             )
             for group, (ndim, decay) in groups.items()
         }
+
+    def check_vocab(self):
+        if self.vocab < self.tokenizer.size:
+            check.fail(self.Config.__name__, "vocab", self.vocab, f"at least the tokenizer's {self.tokenizer.size}")
 
     def check_batch(self, batch):
         """Refuse ids outside [0, vocab) while they are still on the host."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import core.functional as F
-from core import Tensor, nn, no_grad, optim, random
+from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
 from models.families import ImageTrainer
 from models.measures import image_figures
@@ -115,8 +115,7 @@ class GANTrainer(ImageTrainer):
 
     def build(self):
         c = self.config
-        if c.loss not in KINDS:
-            raise ValueError(f"GANConfig: loss is {c.loss!r}, should be one of {', '.join(KINDS)}")
+        check.one_of("GANConfig", "loss", c.loss, KINDS)
         self.model = GAN(c)
         schedule = optim.cosine(c.lr, c.steps, floor=c.floor)
         self.optimizers = {
@@ -157,6 +156,7 @@ class GANTrainer(ImageTrainer):
 
     def sample(self, n: int, seed: int = 0):
         """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise."""
+        check.count("sample", "n", n)
         with self.apart(seed):
             z = random.normal((n, self.config.latent))
             return (self.model.generator(z).numpy()[..., 0] + 1) / 2

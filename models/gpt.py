@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import core.functional as F
-from core import nn, optim, random
+from core import check, nn, optim, random
 from models import data, text
 from models.data import DataError
 from models.families import TokenTrainer
@@ -40,6 +40,7 @@ class GPTConfig(Config):
     batch: int = 16
     steps: int = 1400
 
+    ZERO = ("warmup", "vocab")
     MODEL = ("tokens", "vocab", "layers", "d_model", "heads", "context")
     PRESETS = {
         "demo": {},
@@ -121,8 +122,7 @@ class GPTTrainer(TokenTrainer):
     def build(self):
         c = self.config
         self.vocab = c.vocab or self.tokenizer.size
-        if self.vocab < self.tokenizer.size:
-            raise ValueError(f"GPTConfig: vocab is {c.vocab}, should be at least the tokenizer's {self.tokenizer.size}")
+        self.check_vocab()
         self.model = GPT(c, self.vocab)
         self.optimizers = self.token_optimizers(optim.cosine(c.lr, c.steps, c.warmup, c.floor))
         self.inputs = self.token_inputs(("ids", "targets"), c.context)
@@ -155,9 +155,12 @@ class GPTTrainer(TokenTrainer):
         if prompt is None:
             line, end, _ = self.data.train.lstrip()[:40].partition("\n")
             prompt = line + end  # these characters are known, whatever the text is
+        if not isinstance(prompt, str):
+            check.fail("generate", "prompt", check.shown(prompt), "a text", TypeError)
         ids = self.tokenizer.encode(prompt)
         if not ids:
             raise ValueError("generate: prompt is empty, should have a character or more")
+        check.count("generate", "n", n, 0)
         with self.apart(seed, number):
             context, caches, new = self.config.context, self.model.caches(1), ids[-self.config.context :]
             for _ in range(n):
@@ -170,6 +173,7 @@ class GPTTrainer(TokenTrainer):
 
     def sample(self, n: int, seed: int = 0, prompt: str | None = None, **options) -> list:
         """n texts of 500 tokens."""
+        check.count("sample", "n", n)
         return [self.generate(prompt, seed=seed, number=i, **options) for i in range(n)]
 
     def evaluate(self) -> dict:

@@ -5,6 +5,8 @@ Images are (n, 28, 28) in [0, 1]; a distance is the Euclidean one over 784 pixel
 
 import numpy as np
 
+from models.data import DataError
+
 
 def distances(x, y):
     """Euclidean distances (n, m) between two sets of images, by |x - y|^2 = |x|^2 - 2 x.y + |y|^2."""
@@ -27,6 +29,8 @@ def image_figures(samples, images) -> dict:
     variety          mean pairwise distance, over that of as many real test images
     novelty          median distance to the nearest training image, over that of as many real test images
     """
+    if len(images.x_test) < 2:
+        raise DataError(f"{images.source}: has {len(images.x_test)} test image, the figures need two or more")
     real = images.x_test[: len(samples)] / 255.0
     train = images.x_train / 255.0
     to_train, real_to_train = distances(samples, train), distances(real, train)

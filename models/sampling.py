@@ -5,16 +5,18 @@ Logits are NumPy arrays (B, V); a `step` function feeds tokens (B, T) to a model
 
 import numpy as np
 
-from core import random
+from core import check, random
 
 
 def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
     """softmax(logits / temperature), limited to the top_k likeliest tokens (0: all) and to the smallest set of
     likeliest tokens that has probability top_p (Holtzman et al. 2020). (B, V) -> (B, V), float64."""
-    if temperature <= 0 or not 0 < top_p <= 1 or top_k < 0:
-        raise ValueError(
-            f"sampling: temperature {temperature}, top_k {top_k}, top_p {top_p} should be > 0, >= 0 and in (0, 1]"
-        )
+    check.number("sampling", "temperature", temperature, 0)
+    check.count("sampling", "top_k", top_k, 0)
+    check.probability("sampling", "top_p", top_p)
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if not value:
+            check.fail("sampling", name, value, "above 0")
     logits = logits.astype(np.float64) / temperature
     order = np.argsort(-logits, axis=-1, kind="stable")
     z = np.take_along_axis(logits, order, -1)
@@ -41,6 +43,7 @@ def choose(logits, temperature=1.0, top_k=0, top_p=1.0):
 
 def greedy(step, start, end: int, most: int):
     """Follow the likeliest token from `start` (B,) until every row has said `end`: a list of B lists of ids."""
+    check.count("greedy", "most", most, 0)
     rows: list = [[] for _ in start]
     tokens = start
     alive = np.ones(len(start), bool)
@@ -61,6 +64,10 @@ def beam_search(step, reorder, start: int, end: int, most: int, beams: int, alph
     `step` takes tokens (beams, 1), `reorder` an index that says which prefix each row continues. Finished sequences
     compete by log probability / ((5 + length) / 6)^alpha (Wu et al. 2016, equation 14).
     """
+
+    check.count("beam_search", "most", most)
+    check.count("beam_search", "beams", beams)
+    check.number("beam_search", "alpha", alpha, 0)
 
     def value(score, length):
         return score / ((5 + length) / 6) ** alpha

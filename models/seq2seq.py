@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import core.functional as F
-from core import Tensor, nn, optim, random
+from core import Tensor, check, nn, optim, random
 from models import data
 from models.data import DataError
 from models.families import TokenTrainer
@@ -40,6 +40,7 @@ class Seq2SeqConfig(Config):
     batch: int = 32
     steps: int = 900
 
+    ZERO = ()
     MODEL = ("vocab", "layers", "d_model", "heads", "length", "positions")
     PRESETS = {
         "demo": {},
@@ -118,6 +119,7 @@ class Seq2SeqTrainer(TokenTrainer):
         sentences = (sentence for pair in pairs.train for sentence in pair)
         self.tokenizer = pairs.tokenizer or BPE.of(sentences, self.config.vocab)
         self.train_ids, self.test_ids = self._encode(pairs.train), self._encode(pairs.test)
+        self.left_out = len(pairs.train) + len(pairs.test) - len(self.train_ids[0]) - len(self.test_ids[0])
         if not len(self.test_ids[0]):
             raise DataError(f"{pairs.source}: no held-out pair has at most {self.config.length - 1} tokens a side")
         return pairs
@@ -135,8 +137,9 @@ class Seq2SeqTrainer(TokenTrainer):
 
     def build(self):
         c = self.config
-        self.model = Transformer(c)
         self.vocab = c.vocab
+        self.check_vocab()
+        self.model = Transformer(c)
         self.optimizers = self.token_optimizers(optim.inverse_sqrt(c.lr, c.warmup))
         self.inputs = self.token_inputs(("source", "decoder_input", "target"), c.length)
 
@@ -154,6 +157,9 @@ class Seq2SeqTrainer(TokenTrainer):
 
     def translate(self, sentence: str, beams: int = 4) -> str:
         """One sentence, by beam search; beams=1 is greedy. Words beyond the model's length are cut off."""
+        check.count("translate", "beams", beams)
+        if not isinstance(sentence, str) or not sentence.strip():
+            check.fail("translate", "sentence", check.shown(sentence), "a text of a word or more")
         limit = self.config.length - 1
         source = np.array([_pad((*self.tokenizer.encode(sentence)[:limit], EOS), limit + 1)])
         with self.apart():
@@ -176,6 +182,7 @@ class Seq2SeqTrainer(TokenTrainer):
 
     def sample(self, n: int, seed: int = 0) -> list:
         """n held-out sentences: (source, our translation, the reference)."""
+        check.count("sample", "n", n)
         first = seed * n % len(self.data.test)
         chosen = [self.data.test[(first + i) % len(self.data.test)] for i in range(n)]
         return [(source, self.translate(source), target) for source, target in chosen]

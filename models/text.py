@@ -8,6 +8,8 @@ import json
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from core.arrays import one_line
+
 PAD, BOS, EOS = 0, 1, 2  # the first ids of every BPE
 SPECIAL = ["<pad>", "<bos>", "<eos>"]
 
@@ -75,7 +77,18 @@ class BPE:
 
 
 def from_json(text: str):
-    saved = json.loads(text)
-    if saved["kind"] == "characters":
-        return Characters(saved["symbols"])
-    return BPE(tokenizers.Tokenizer.from_str(json.dumps(saved["tokenizer"])))
+    """The tokenizer that `to_json` wrote; raises ValueError where it did not."""
+    try:
+        saved = json.loads(text)
+        if saved["kind"] == "characters":
+            return Characters(_symbols(saved["symbols"]))
+        return BPE(tokenizers.Tokenizer.from_str(json.dumps(saved["tokenizer"])))
+    except Exception as error:  # the tokenizers library raises no other kind
+        raise ValueError(f"tokenizer.json: not a tokenizer of ours ({one_line(error)})") from None
+
+
+def _symbols(text):
+    if not isinstance(text, str) or not text or len(set(text)) < len(text):
+        raise ValueError("its symbols should be different characters, one or more")
+    text.encode("utf-8")  # half a surrogate pair could never be printed
+    return text

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, anomaly, checkpoint, memory, nn, no_grad, optim, threads, use
+from core import Generator, anomaly, check, checkpoint, memory, nn, no_grad, optim, threads, use
 from models.data import DataError, Order
 
 
@@ -22,6 +22,11 @@ class Config:
     """Base of the frozen configurations; PRESETS hold what differs from the defaults, the demo's."""
 
     PRESETS: dict = {}  # without an annotation in subclasses, where it would become a field
+    ZERO: tuple = ("warmup",)  # integers that may be 0
+    RANGES: dict = {  # of numbers, where they are not any of at least 0: from, to, whether without that end
+        **dict.fromkeys(("dropout", "label_smoothing"), (0, 1, False)),
+        **dict.fromkeys(("beta1", "beta2"), (0, 1, True)),
+    }
     MODEL: tuple = ()  # the fields that say what the model is; the others say how it is trained
 
     @classmethod
@@ -29,6 +34,19 @@ class Config:
         if name not in cls.PRESETS:
             raise ValueError(f"preset is {name!r}, should be one of {', '.join(cls.PRESETS)}")
         return cls(**{**cls.PRESETS[name], **changes})
+
+    def __post_init__(self):
+        """Refuse values that no model or recipe can have; what two of them must have in common, models check."""
+        own = type(self).__name__
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, field.name)
+            if field.type in ("int", int):
+                check.count(own, field.name, value, 0 if field.name in self.ZERO else 1)
+            elif field.type in ("float", float):
+                low, high, without = self.RANGES.get(field.name, (0, check.MOST, False))
+                check.number(own, field.name, value, low, high, without)
+            elif not isinstance(value, str):
+                check.fail(own, field.name, check.shown(value), "a text", TypeError)
 
 
 class NotFinite(checkpoint.CheckpointError):

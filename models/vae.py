@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import core.functional as F
-from core import Tensor, nn, optim, parallel, random, threads
-from models.families import ImageTrainer
+from core import Tensor, check, nn, optim, parallel, random, threads
+from models.families import ImageTrainer, check_images
 from models.measures import image_figures
 from models.trainer import Config
 
@@ -115,17 +115,23 @@ class VAETrainer(ImageTrainer):
 
     def sample(self, n: int, seed: int = 0):
         """n images decoded from the prior, NumPy (n, 28, 28) in [0, 1]: the probability of each pixel."""
+        check.count("sample", "n", n)
         with self.apart(seed):
             return self._decode(random.normal((n, self.config.latent)))
 
     def reconstruct(self, images):
         """Images (n, 28, 28) bytes -> their reconstructions from mu, NumPy (n, 28, 28) in [0, 1]."""
+        check_images("reconstruct", images)
         with self.apart():
             mu, _ = self.model.encoder(self.xp.asarray(self.pixels(images)))
             return self._decode(mu)
 
     def interpolate(self, first, last, n: int = 8):
         """From images `first` to `last`, each (m, 28, 28) bytes, in n >= 2 steps between their mu: (m, n, 28, 28)."""
+        check.count("interpolate", "n", n, 2)
+        for images in (first, last):
+            check_images("interpolate", images)
+        check.matches("interpolate", "last", last.shape, first.shape)
         with self.apart():
             a, b = (self.model.encoder(self.xp.asarray(self.pixels(x)))[0] for x in (first, last))
             rows = [self._decode(a + (b - a) * (i / (n - 1))) for i in range(n)]

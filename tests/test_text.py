@@ -38,9 +38,6 @@ def test_probabilities():
     assert probabilities(logits, top_k=2)[1] == pytest.approx([0, 0, 3 / 7, 4 / 7])
     assert probabilities(logits, top_p=0.6)[0] == pytest.approx([2 / 3, 1 / 3, 0, 0])
     assert probabilities(logits, top_p=1e-9)[1] == pytest.approx([0, 0, 0, 1])
-    for bad in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}):
-        with pytest.raises(ValueError, match="sampling: temperature"):
-            probabilities(logits, **bad)
 
 
 def test_choose_draws_what_it_should():

@@ -2,18 +2,34 @@
 
 from core import check, random
 from core.arrays import as_array
+from core.reference.pointwise import ACTIVATIONS
 from core.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def tensor(x):
+def tensor(op, argument, x):
     """Arguments may be Tensors or arrays."""
-    return x if isinstance(x, Tensor) or x is None else Tensor(x)
+    if isinstance(x, Tensor):
+        return x
+    if x is None:
+        check.fail(op, argument, "None", "a Tensor or an array", TypeError)
+    return Tensor(as_array(x, f"{op}: {argument}"))
 
 
-def data(x):
-    return x.data if isinstance(x, Tensor) else x
+def optional(op, argument, x):
+    return None if x is None else tensor(op, argument, x)
+
+
+def fixed(op, argument, x, dtype=None):
+    """The array of an argument that gets no gradient, or None; a mask's `dtype` is bool."""
+    if x is None:
+        return None
+    check.no_gradient(op, argument, x)
+    x = tensor(op, argument, x).data
+    if dtype is not None and x.dtype != dtype:
+        check.fail(op, argument, f"of dtype {x.dtype}", "boolean", TypeError)
+    return x
 
 
 def bias_of(op, b, n):
@@ -22,14 +38,18 @@ def bias_of(op, b, n):
         check.matches(op, "b", b.shape, (n,))
 
 
+def activation(op, act, negative_slope):
+    """The options of a fused activation."""
+    check.one_of(op, "act", act, ACTIVATIONS)
+    check.number(op, "negative_slope", negative_slope)
+    return {"act": act, "negative_slope": negative_slope}
+
+
 def dropout_of(op, x, p, mask, argument="dropout_p"):
     """(mask or None, step or None, key) for an operation that drops elements of x."""
     check.probability(op, argument, p)
     check.floating(op, x=x.data)
-    check.no_gradient(op, "mask", mask)
+    mask = fixed(op, "mask", mask, bool)
     if mask is not None:
-        mask = as_array(data(mask))
-        if mask.dtype != bool:
-            check.fail(op, "mask", f"of dtype {mask.dtype}", "boolean", TypeError)
         check.matches(op, "mask", mask.shape, x.shape)
     return random.dropout_draw(x.shape, p, mask)

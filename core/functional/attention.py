@@ -3,8 +3,7 @@
 import math
 
 from core import check
-from core.arrays import as_array
-from core.functional.arguments import data, tensor
+from core.functional.arguments import fixed, optional, tensor
 from core.tensor import apply
 
 
@@ -16,22 +15,25 @@ def attention(q, k, v, *, causal=False, causal_offset=0, mask=None, bias=None, s
     attend; bias: additive, may hold -inf and may want a gradient; both broadcast to (B, h, Tq, Tk). scale: 1/sqrt(d)
     unless given. A row that sees no key gives 0 and passes no gradient.
     """
-    q, k, v, bias = tensor(q), tensor(k), tensor(v), tensor(bias)
+    op = "attention"
+    q, k, v, bias = tensor(op, "q", q), tensor(op, "k", k), tensor(op, "v", v), optional(op, "bias", bias)
     for name, x in (("q", q), ("k", k), ("v", v)):
-        check.shaped("attention", name, x, 4, "(B, h, T, d)")
-    check.floating("attention", q=q.data, k=k.data, v=v.data, bias=bias.data if bias is not None else None)
-    check.matches("attention", "k", k.shape, (*q.shape[:2], k.shape[2], q.shape[3]))
-    check.matches("attention", "v", v.shape, (*k.shape[:3], v.shape[3]))
+        check.shaped(op, name, x, 4, "(B, h, T, d)")
+    check.floating(op, q=q.data, k=k.data, v=v.data, bias=bias.data if bias is not None else None)
+    check.matches(op, "k", k.shape, (*q.shape[:2], k.shape[2], q.shape[3]))
+    check.matches(op, "v", v.shape, (*k.shape[:3], v.shape[3]))
     full = (*q.shape[:3], k.shape[2])
-    check.no_gradient("attention", "mask", mask)
-    mask = None if mask is None else as_array(data(mask))
-    if mask is not None and mask.dtype != bool:
-        check.fail("attention", "mask", f"of dtype {mask.dtype}", "boolean (an additive one is called bias)", TypeError)
+    mask = fixed(op, "mask", mask, bool)
     for name, x in (("mask", mask), ("bias", bias)):
         if x is not None and not _broadcasts(x.shape, full):
-            check.fail("attention", name, f"of shape {x.shape}", f"one that broadcasts to (B, h, Tq, Tk) = {full}")
-    scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else float(scale)
-    return apply("attention", q, k, v, mask, bias, causal=bool(causal), causal_offset=int(causal_offset), scale=scale)
+            check.fail(op, name, f"of shape {x.shape}", f"one that broadcasts to (B, h, Tq, Tk) = {full}")
+    check.flag(op, "causal", causal)
+    check.integer_in(op, "causal_offset", causal_offset, -check.LARGE, check.LARGE)
+    if scale is None:
+        scale = 1 / math.sqrt(max(q.shape[3], 1))
+    check.number(op, "scale", scale)
+    options = {"causal": bool(causal), "causal_offset": int(causal_offset), "scale": float(scale)}
+    return apply(op, q, k, v, mask, bias, **options)
 
 
 def _broadcasts(shape, full):

@@ -1,9 +1,8 @@
 """Convolutions on (N, H, W, C) images."""
 
 from core import check
-from core.functional.arguments import bias_of, tensor
+from core.functional.arguments import activation, bias_of, optional, tensor
 from core.reference.conv import span, transposed_size
-from core.reference.pointwise import ACTIVATIONS
 from core.tensor import apply
 
 
@@ -13,16 +12,16 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, act=None, negative_
     x (N, H, W, Cin), w (KH, KW, Cin, Cout), b (Cout,) -> (N, OH, OW, Cout) with
     OH = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1. stride, padding and dilation: integers or pairs.
     """
-    x, w, b = tensor(x), tensor(w), tensor(b)
-    stride, padding, dilation = _image_arguments("conv2d", x, w, b, stride, padding, dilation, act)
-    check.matches("conv2d", "w's third length (Cin)", w.shape[2], x.shape[3])
-    bias_of("conv2d", b, w.shape[3])
+    op = "conv2d"
+    x, w, b = tensor(op, "x", x), tensor(op, "w", w), optional(op, "b", b)
+    stride, padding, dilation = _image_arguments(op, x, w, b, stride, padding, dilation)
+    check.matches(op, "w's third length (Cin)", w.shape[2], x.shape[3])
+    bias_of(op, b, w.shape[3])
     reach = span(w.shape[:2], dilation)
     if any(n + 2 * p < r for n, p, r in zip(x.shape[1:3], padding, reach)):
-        check.fail("conv2d", "x", f"{x.shape[1:3]} pixels with padding {padding}", f"at least the kernel's {reach}")
-    return apply(
-        "conv2d", x, w, b, stride=stride, padding=padding, dilation=dilation, act=act, negative_slope=negative_slope
-    )
+        check.fail(op, "x", f"{x.shape[1:3]} pixels with padding {padding}", f"at least the kernel's {reach}")
+    attrs = {"stride": stride, "padding": padding, "dilation": dilation}
+    return apply(op, x, w, b, **attrs, **activation(op, act, negative_slope))
 
 
 def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, act=None, negative_slope=0.01):
@@ -32,8 +31,8 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     OH = stride (H - 1) + dilation (KH - 1) + 1 - 2 padding + output_padding; output_padding < max(stride, dilation).
     """
     op = "conv_transpose2d"
-    x, w, b = tensor(x), tensor(w), tensor(b)
-    stride, padding, dilation = _image_arguments(op, x, w, b, stride, padding, dilation, act)
+    x, w, b = tensor(op, "x", x), tensor(op, "w", w), optional(op, "b", b)
+    stride, padding, dilation = _image_arguments(op, x, w, b, stride, padding, dilation)
     output_padding = check.pair(op, "output_padding", output_padding, 0)
     check.matches(op, "w's fourth length (Cin)", w.shape[3], x.shape[3])
     bias_of(op, b, w.shape[2])
@@ -43,15 +42,14 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     if min(out) < 1:
         check.fail(op, "padding", padding, f"small enough to leave a pixel (the result would be {out})")
     attrs = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    return apply(op, x, w, b, **attrs, act=act, negative_slope=negative_slope)
+    return apply(op, x, w, b, **attrs, **activation(op, act, negative_slope))
 
 
-def _image_arguments(op, x, w, b, stride, padding, dilation, act):
+def _image_arguments(op, x, w, b, stride, padding, dilation):
     check.floating(op, x=x.data, w=w.data, b=b.data if b is not None else None)
     check.shaped(op, "x", x, 4, "(N, H, W, Cin)")
     check.shaped(op, "w", w, 4, "(KH, KW, Cin, Cout)" if op == "conv2d" else "(KH, KW, Cout, Cin)")
     if min(w.shape) < 1:
         check.fail(op, "w", f"of shape {w.shape}", "without a zero length")
-    check.one_of(op, "act", act, ACTIVATIONS)
     lows = (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
     return tuple(check.pair(op, name, value, least) for name, value, least in lows)

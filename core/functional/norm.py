@@ -3,16 +3,15 @@
 import math
 
 from core import check
+from core.arrays import is_repeated
 from core.dispatch import run_
-from core.functional.arguments import dropout_of, tensor
-from core.reference.pointwise import ACTIVATIONS
+from core.functional.arguments import activation, dropout_of, optional, tensor
 from core.tensor import apply
 
 
 def layer_norm(x, w, b, *, eps=1e-5):
     """Normalise over the last axis (Ba et al. 2016): x (..., D), w and b (D,) or None -> (..., D)."""
-    x, w, b = tensor(x), tensor(w), tensor(b)
-    _norm_arguments("layer_norm", x, w, b)
+    x, w, b = _norm_arguments("layer_norm", x, w, b, eps)
     return apply("layer_norm", x, w, b, eps=eps)
 
 
@@ -21,11 +20,13 @@ def add_layer_norm(x, residual, w, b, *, eps=1e-5, dropout_p=0.0, mask=None):
 
     x and residual (..., D), w and b (D,); mask: boolean, True = kept, instead of drawing one.
     """
-    x, residual, w, b = tensor(x), tensor(residual), tensor(w), tensor(b)
-    _norm_arguments("add_layer_norm", x, w, b)
-    check.matches("add_layer_norm", "residual", residual.shape, x.shape)
-    mask, step, key = dropout_of("add_layer_norm", x, dropout_p, mask)
-    return apply("add_layer_norm", x, residual, w, b, mask, step, eps=eps, dropout_p=dropout_p, **key)
+    op = "add_layer_norm"
+    x, w, b = _norm_arguments(op, x, w, b, eps)
+    residual = tensor(op, "residual", residual)
+    check.floating(op, residual=residual.data)
+    check.matches(op, "residual", residual.shape, x.shape)
+    mask, step, key = dropout_of(op, x, dropout_p, mask)
+    return apply(op, x, residual, w, b, mask, step, eps=eps, dropout_p=dropout_p, **key)
 
 
 def batch_norm(
@@ -48,24 +49,23 @@ def batch_norm(
     Training normalises by the batch, moves the running statistics in place (when they are not None) and drops; else
     the running statistics normalise and nothing is dropped. Raises where training has one value per channel.
     """
-    x, weight, bias, mean, var = (tensor(v) for v in (x, weight, bias, running_mean, running_var))
-    _norm_arguments("batch_norm", x, weight, bias)
-    check.one_of("batch_norm", "act", act, ACTIVATIONS)
+    op = "batch_norm"
+    x, weight, bias = _norm_arguments(op, x, weight, bias, eps, ("weight", "bias"))
+    check.flag(op, "training", training)
+    check.number(op, "momentum", momentum, 0, 1)
+    mean, var = (
+        _statistic(n, v, x, training) for n, v in (("running_mean", running_mean), ("running_var", running_var))
+    )
     if (mean is None) != (var is None):
-        check.fail("batch_norm", "running_mean or running_var", "None alone", "given with the other")
-    for name, stat in (("running_mean", mean), ("running_var", var)):
-        if stat is not None:
-            check.matches("batch_norm", name, stat.shape, x.shape[-1:])
-        elif not training:
-            check.fail("batch_norm", name, "None", "a tensor when training is False")
-    shared = {"eps": eps, "act": act, "negative_slope": negative_slope}
+        check.fail(op, "running_mean or running_var", "None alone", "given with the other")
+    shared = {"eps": eps, **activation(op, act, negative_slope)}
     if not training:
         return apply("batch_norm_eval", x, mean, var, weight, bias, **shared)
     count = math.prod(x.shape[:-1])
     if count < 2:
-        check.fail("batch_norm", "x", f"of shape {x.shape}", "more than one value per channel when training")
-    mask, step, key = dropout_of("batch_norm", x, dropout_p, mask)
-    y, m, v = apply("batch_norm", x, weight, bias, mask, step, dropout_p=dropout_p, **shared, **key)
+        check.fail(op, "x", f"of shape {x.shape}", "more than one value per channel when training")
+    mask, step, key = dropout_of(op, x, dropout_p, mask)
+    y, m, v = apply(op, x, weight, bias, mask, step, dropout_p=dropout_p, **shared, **key)
     if mean is not None:
         run_("running_stats_", mean.data, var.data, m.data, v.data, momentum=momentum, count=count)
         mean.bump_()
@@ -75,17 +75,37 @@ def batch_norm(
 
 def dropout(x, p=0.5, training=True, *, mask=None):
     """x / (1 - p) where kept, 0 elsewhere (Srivastava et al. 2014); mask: boolean, True = kept, instead of drawing."""
-    x = tensor(x)
+    x = tensor("dropout", "x", x)
+    check.flag("dropout", "training", training)
+    check.probability("dropout", "p", p)
     if not training or (p == 0 and mask is None):
         return x
     mask, step, key = dropout_of("dropout", x, p, mask, "p")
     return apply("dropout", x, mask, step, p=p, **key)
 
 
-def _norm_arguments(op, x, w, b):
+def _norm_arguments(op, x, w, b, eps, names=("w", "b")):
+    """x (..., D), and w and b (D,) or None, which `names` name."""
+    x, w, b = tensor(op, "x", x), optional(op, names[0], w), optional(op, names[1], b)
     check.floating(op, x=x.data)
-    if not x.ndim:
-        check.fail(op, "x", "0-dimensional", "(..., D)")
-    for name, v in (("w", w), ("b", b)):
+    check.last(op, "x", x, "(..., D)")
+    check.number(op, "eps", eps, 0)
+    for name, v in zip(names, (w, b)):
         if v is not None:
+            check.floating(op, **{name: v.data})
             check.matches(op, name, v.shape, x.shape[-1:])
+    return x, w, b
+
+
+def _statistic(name, stat, x, training):
+    """A running statistic, which training writes to; None where it may be left out."""
+    stat = optional("batch_norm", name, stat)
+    if stat is None:
+        if not training:
+            check.fail("batch_norm", name, "None", "a tensor when training is False")
+        return None
+    check.floating("batch_norm", **{name: stat.data})
+    check.matches("batch_norm", name, stat.shape, x.shape[-1:])
+    if training and is_repeated(stat.data):
+        check.fail("batch_norm", name, "read-only", "an array that training can write to")
+    return stat

@@ -1,6 +1,7 @@
 """Elementwise functions."""
 
 from core import check
+from core.arrays import NUMBERS
 from core.functional.arguments import tensor
 from core.tensor import apply
 
@@ -12,6 +13,7 @@ def relu(x):
 
 def leaky_relu(x, negative_slope=0.01):
     """x where x > 0, else negative_slope x (Maas et al. 2013)."""
+    check.number("leaky_relu", "negative_slope", negative_slope)
     return apply("leaky_relu", x, negative_slope=float(negative_slope))
 
 
@@ -70,12 +72,15 @@ def clip(x, low=None, high=None):
     """x limited to [low, high]; the gradient is 0 outside."""
     if low is None and high is None:
         check.fail("clip", "low", "None as high is", "a number where high is None")
+    for name, bound in (("low", low), ("high", high)):
+        if bound is not None and (not isinstance(bound, NUMBERS) or bound != bound):
+            check.fail("clip", name, check.shown(bound), "a number or None")
     return apply("clip", x, low=low, high=high)
 
 
 def where(condition, x, y):
     """x where the boolean `condition` holds, else y, broadcast."""
-    condition = tensor(condition)
+    condition = tensor("where", "condition", condition)
     if condition.dtype != bool:
         check.fail("where", "condition", f"of dtype {condition.dtype}", "boolean", TypeError)
     return apply("where", condition, x, y)

@@ -1,26 +1,30 @@
 """Joining, cutting, repeating and looking up; matrix products."""
 
 from core import check
-from core.functional.arguments import bias_of, tensor
-from core.reference.pointwise import ACTIVATIONS
+from core.functional.arguments import activation, bias_of, optional, tensor
 from core.tensor import apply
 
 
 def concatenate(tensors, axis=0):
     """Join tensors along an axis they already have."""
-    tensors = tuple(tensors)
-    if not tensors:
-        check.fail("concatenate", "tensors", "empty", "one tensor or more")
-    return apply("concatenate", *tensors, axis=axis)
+    if not isinstance(tensors, tuple | list) or not tensors:
+        was = "empty" if isinstance(tensors, tuple | list) else check.shown(tensors)
+        check.fail(
+            "concatenate", "tensors", was, "a list of one tensor or more", TypeError if was != "empty" else ValueError
+        )
+    tensors = [tensor("concatenate", f"tensors[{i}]", x) for i, x in enumerate(tensors)]
+    return apply("concatenate", *tensors, axis=check.axis("concatenate", tensors[0], axis))
 
 
 def split(x, sizes, axis=-1):
     """Cut x along `axis` into a tuple of tensors of the given sizes, which add up to its length."""
-    return apply("split", x, sizes=tuple(sizes), axis=axis)
+    x = tensor("split", "x", x)
+    return apply("split", x, sizes=check.sizes("split", "sizes", sizes), axis=check.axis("split", x, axis))
 
 
 def broadcast_to(x, shape):
-    return apply("broadcast_to", x, shape=tuple(shape))
+    """x repeated along axes of length 1 and along new ones in front, as NumPy broadcasts."""
+    return apply("broadcast_to", x, shape=check.sizes("broadcast_to", "shape", shape))
 
 
 def matmul(x, y):
@@ -30,19 +34,20 @@ def matmul(x, y):
 
 def linear(x, w, b=None, *, act=None):
     """act(x @ w.T + b): x (..., in), w (out, in), b (out,) -> (..., out). `act`: see ACTIVATIONS."""
-    x, w, b = tensor(x), tensor(w), tensor(b)
-    check.one_of("linear", "act", act, ACTIVATIONS)
-    check.floating("linear", x=x.data, w=w.data, b=b.data if b is not None else None)
-    check.shaped("linear", "w", w, 2, "(out, in)")
+    op = "linear"
+    x, w, b = tensor(op, "x", x), tensor(op, "w", w), optional(op, "b", b)
+    check.floating(op, x=x.data, w=w.data, b=b.data if b is not None else None)
+    check.shaped(op, "w", w, 2, "(out, in)")
     if not x.ndim or x.shape[-1] != w.shape[1]:
-        check.fail("linear", "x", f"of shape {x.shape}", f"(..., {w.shape[1]}) to match w {w.shape}")
-    bias_of("linear", b, w.shape[0])
-    return apply("linear", x, w, b, act=act, negative_slope=0.01)
+        check.fail(op, "x", f"of shape {x.shape}", f"(..., {w.shape[1]}) to match w {w.shape}")
+    bias_of(op, b, w.shape[0])
+    return apply(op, x, w, b, **activation(op, act, 0.01))
 
 
 def embedding(ids, w):
     """Rows of a table: ids (...) integers in [0, V), w (V, D) -> (..., D)."""
-    ids, w = tensor(ids), tensor(w)
+    ids, w = tensor("embedding", "ids", ids), tensor("embedding", "w", w)
     check.shaped("embedding", "w", w, 2, "(V, D)")
+    check.floating("embedding", w=w.data)
     check.ids("embedding", "ids", ids.data, w.shape[0])
     return apply("embedding", ids, w)

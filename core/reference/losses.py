@@ -21,6 +21,8 @@ CHUNK = 1 << 22  # logits held at once by linear_cross_entropy (16 MB of float32
 
 
 def _softmax(x, *, axis):
+    if not x.size:
+        return x.copy(), (x,)
     y = array_module(x).exp(x - x.max(axis, keepdims=True))
     y /= y.sum(axis, keepdims=True)
     return y, (y,)
@@ -32,6 +34,8 @@ def _softmax_backward(saved, dy, needs, *, axis):
 
 
 def _log_softmax(x, *, axis):
+    if not x.size:
+        return x.copy(), (x,)
     y = x - x.max(axis, keepdims=True)
     y -= array_module(x).log(array_module(x).exp(y).sum(axis, keepdims=True))
     return y, (y,)
@@ -117,7 +121,7 @@ def _chunks(n, v):
 def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduction, z_loss):
     """cross_entropy(x @ w.T, target), a chunk of rows at a time; only the log-sum-exp of each row is kept."""
     xp = array_module(x)
-    flat, t = x.reshape(-1, x.shape[-1]), target.reshape(-1)
+    flat, t = x.reshape(target.size, x.shape[-1]), target.reshape(-1)
     losses, lse = xp.zeros(len(t), x.dtype), xp.zeros((len(t), 2), x.dtype)
     for part in _chunks(len(t), len(w)):
         losses[part], lse[part] = _rows(flat[part] @ w.T, t[part], label_smoothing, ignore_index, z_loss)
@@ -128,7 +132,7 @@ def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduct
 def _linear_cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction, z_loss):
     x, w, target, lse, count = saved
     xp = array_module(x)
-    flat, t = x.reshape(-1, x.shape[-1]), target.reshape(-1)
+    flat, t = x.reshape(target.size, x.shape[-1]), target.reshape(-1)
     scale = xp.broadcast_to(_scale(dy, reduction, count).reshape(-1), t.shape)
     dx, dw = xp.empty_like(flat), xp.zeros_like(w)
     for part in _chunks(len(t), len(w)):

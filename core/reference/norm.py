@@ -112,7 +112,7 @@ def _batch_norm_backward(saved, dys, needs, *, eps, act, negative_slope, dropout
     db, dw = total(dy, axes), total(product, axes)  # (C,): w times them are the sums that dx needs too
     dx = None
     if needs[0]:
-        n = dy.size // dy.shape[-1]
+        n = dy.size // max(dy.shape[-1], 1)
         dx = dy - db / n
         dx -= array_module(dy).multiply(xhat, dw / n, out=product)
         dx *= rstd if w is None else rstd * w

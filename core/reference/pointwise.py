@@ -154,8 +154,6 @@ def _op(name: str, rule: Rule) -> Op:
 
     def forward(*xs, **attrs):
         xp = array_module(*xs)
-        if any(x is None for x in xs):
-            raise TypeError(f"{name}: an operand is None, should be a Tensor, an array or a number")
         if name in FLOAT_FUNCTIONS and not any(is_float(x) for x in xs):
             xs = tuple(x.astype(xp.float32) for x in xs)  # a bare integer operand becomes float32
         shapes = tuple(x.shape for x in xs)
@@ -165,6 +163,13 @@ def _op(name: str, rule: Rule) -> Op:
             if "power" in str(error):
                 raise ValueError(f"{name}: {error}") from None
             raise ValueError(f"{name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None
+        except OverflowError:
+            raise ValueError(f"{name}: an option is {attrs}, should be in what dtype {xs[0].dtype} can hold") from None
+        except TypeError:
+            dtypes = " and ".join(str(x.dtype) for x in xs)
+            raise TypeError(
+                f"{name}: an operand is of dtype {dtypes}, should be a number that {name} is defined for"
+            ) from None
         if is_float(y) and not any(is_float(x) for x in xs):
             y = y.astype(xp.float32)
         return y, (shapes, y if "y" in rule.saves else None, xs if "x" in rule.saves else (None,) * len(xs))

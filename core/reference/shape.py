@@ -63,9 +63,7 @@ def _concatenate_backward(saved, dy, needs, *, axis):
 
 
 def _split(x, *, sizes, axis):
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"split: axis is {axis}, should lie in [{-x.ndim}, {x.ndim})")
-    if sum(sizes) != x.shape[axis] or min(sizes, default=0) < 0:
+    if sum(sizes) != x.shape[axis]:
         raise ValueError(f"split: sizes is {sizes}, should add up to {x.shape[axis]}, the length of axis {axis}")
     return tuple(_parts(x, sizes, axis)), (x.shape, sizes)
 
@@ -104,14 +102,9 @@ MOVES = {
 # --- reductions ----------------------------------------
 
 
-def _axes(x, axis, name):
-    """`axis` as a tuple of non-negative axes; None is all of them."""
-    if axis is None:
-        return tuple(range(x.ndim))
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if any(not -x.ndim <= a < x.ndim for a in axes):
-        raise ValueError(f"{name}: axis is {axis}, should lie in [{-x.ndim}, {x.ndim}) for shape {x.shape}")
-    return tuple(a % x.ndim for a in axes)
+def _axes(x, axis):
+    """The axes of a reduction, not negative; None is all of them."""
+    return tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in axis)
 
 
 def _keep(dy, shape, axes):
@@ -119,8 +112,8 @@ def _keep(dy, shape, axes):
     return dy.reshape(tuple(1 if i in axes else n for i, n in enumerate(shape)))
 
 
-def _sum(x, *, axis, keepdims, name="sum"):
-    axes = _axes(x, axis, name)
+def _sum(x, *, axis, keepdims):
+    axes = _axes(x, axis)
     y = total(x, axes, keepdims) if x.dtype.kind == "f" else x.sum(axis=axes, keepdims=keepdims)
     return array_module(x).asarray(y), (x.shape, axes)
 
@@ -135,7 +128,7 @@ def _count(shape, axes):
 
 
 def _mean(x, *, axis, keepdims):
-    y, (shape, axes) = _sum(x, axis=axis, keepdims=keepdims, name="mean")
+    y, (shape, axes) = _sum(x, axis=axis, keepdims=keepdims)
     xp = array_module(x)
     dtype = y.dtype if y.dtype.kind == "f" else np.float32
     return xp.asarray(y / xp.asarray(_count(shape, axes), dtype)).astype(dtype), (shape, axes)
@@ -148,9 +141,10 @@ def _mean_backward(saved, dy, needs, *, axis, keepdims):
 
 def _extreme(name):
     def forward(x, *, axis, keepdims):
-        axes = _axes(x, axis, name)
-        if not all(x.shape[a] for a in axes):
-            raise ValueError(f"{name}: shape is {x.shape}, should not be empty along axis {axis}")
+        axes = _axes(x, axis)
+        for a in axes:
+            if not x.shape[a]:
+                raise ValueError(f"{name}: shape is {x.shape}, should not be empty along axis {a}")
         kept = getattr(x, name)(axis=axes, keepdims=True)
         winners = x == kept
         y = kept if keepdims else kept.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes))
@@ -185,7 +179,7 @@ def _embedding_backward(saved, dy, needs):
         flat = ids.reshape(-1)
         order = xp.argsort(flat, kind="stable")
         used, starts = xp.unique(flat[order], return_index=True)
-        dw[used] = xp.add.reduceat(dy.reshape(-1, shape[1])[order], starts, axis=0, dtype=xp.float64)
+        dw[used] = xp.add.reduceat(dy.reshape(flat.size, shape[1])[order], starts, axis=0, dtype=xp.float64)
     return None, dw
 
 

@@ -268,7 +268,7 @@ def _folded(x, axes, keepdims, **how):
 
 
 def _sum(x, *, axis, keepdims):
-    axes = _axes(x, axis, "sum")
+    axes = _axes(x, axis)
     return _folded(x, axes, keepdims), (x.shape, axes)
 
 
@@ -278,7 +278,7 @@ def _sum_backward(saved, dy, needs, *, axis, keepdims):
 
 
 def _mean(x, *, axis, keepdims):
-    axes = _axes(x, axis, "mean")
+    axes = _axes(x, axis)
     return _folded(x, axes, keepdims, divisor=_count(x.shape, axes)), (x.shape, axes)
 
 
@@ -289,9 +289,10 @@ def _mean_backward(saved, dy, needs, *, axis, keepdims):
 
 def _extreme(name):
     def forward(x, *, axis, keepdims):
-        axes = _axes(x, axis, name)
-        if not all(x.shape[a] for a in axes):
-            raise ValueError(f"{name}: shape is {x.shape}, should not be empty along axis {axis}")
+        axes = _axes(x, axis)
+        for a in axes:
+            if not x.shape[a]:
+                raise ValueError(f"{name}: shape is {x.shape}, should not be empty along axis {a}")
         y = _folded(x, axes, keepdims, fold=name)
         return y, (x, y, axes)
 
