@@ -6,16 +6,27 @@
 
 Everything that a step changes (parameters, moments, running statistics, random and data position) is an array that is
 allocated once and written in place; `state` lists them by name, `save` and `load` keep them. Subclasses say what the
-model is (`build`), what data it takes (`read_data`, `example`) and what a step does (`train_step`).
+model is (`build`), what data it takes (`read_data`, `example`) and what a step does (`train_step`). Trainers in several
+threads do not disturb each other; one trainer serves one thread at a time.
 """
 
 import contextlib
 import dataclasses
+import sys
 
 import numpy as np
 
 from core import Generator, checkpoint, nn, no_grad, optim, threads
+from core.arrays import array_module
+from core.checkpoint import CheckpointError, brief
 from models.data import DataError, Order
+
+# The most that a configuration may ask for, sizes far above any preset: a typing error, or a stranger's file, should
+# meet one line and not the end of the memory.
+MOST = {"batch": 1 << 20, "channels": 1 << 12, "latent": 1 << 16, "vocab": 1 << 20, "layers": 1 << 10}
+MOST |= {"d_model": 1 << 15, "heads": 1 << 10, "context": 1 << 17, "length": 1 << 15}
+FRACTIONS = ("dropout", "label_smoothing", "beta1", "beta2")  # of at most 1
+COUNTS = 1 << 32  # steps, epochs: the random numbers' counter has 32 bits for them
 
 
 class Config:
@@ -29,6 +40,48 @@ class Config:
         if name not in cls.PRESETS:
             raise ValueError(f"preset is {name!r}, should be one of {', '.join(cls.PRESETS)}")
         return cls(**{**cls.PRESETS[name], **changes})
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            default = getattr(type(self), name)
+            if not _fits(name, value, default):
+                should = _should(name, default)
+                raise ValueError(f"{type(self).__name__}: {name} is {brief(value)}, should be {should}")
+
+
+def _range(name, default):
+    """The smallest and the largest value of a number: nothing has size 0, but a default of 0 has a meaning."""
+    if isinstance(default, float):
+        return 0, 1 if name in FRACTIONS else sys.float_info.max
+    return 1 if name in MOST and default else 0, MOST.get(name, COUNTS - 1)
+
+
+def _fits(name, value, default) -> bool:
+    """Whether a field may have this value: of its default's type, and in its range."""
+    if isinstance(default, str) or isinstance(value, bool):
+        return isinstance(default, str) and isinstance(value, str)
+    least, most = _range(name, default)
+    return isinstance(value, int | float if isinstance(default, float) else int) and least <= value <= most
+
+
+def _should(name, default) -> str:
+    if isinstance(default, str):
+        return "a text"
+    least, most = _range(name, default)
+    kind = "number" if isinstance(default, float) else "whole number"
+    return f"a {kind} from {least}{f' to {most}' if most < sys.float_info.max else ''}"
+
+
+def impossible(name: str, array, examples: int) -> str | None:
+    """What is wrong with the values of this array of a trainer's state, in words; None where they can be."""
+    if array.dtype.kind == "f":
+        xp = array_module(array)
+        if not xp.isfinite(array).all():
+            return "has values that are not finite"
+        squares = name.endswith("running_var") or (name.startswith("optim.") and name.endswith(".v"))
+        return "has values below 0" if squares and (array < 0).any() else None
+    most = {"rng.seed": 2**64, "data.position": examples + 1}.get(name, COUNTS) - 1
+    return f"is {brief(array.tolist())}, should be in [0, {most}]" if ((array < 0) | (array > most)).any() else None
 
 
 class Trainer:
@@ -151,22 +204,31 @@ class Trainer:
         return {"kind": self.kind, "config": dataclasses.asdict(self.config)}
 
     def save(self, path, keep=None):
-        """Write a checkpoint atomically; the one it replaces moves to `keep`."""
+        """Write a checkpoint atomically; the one it replaces moves to `keep`. What `load` would refuse is not saved."""
+        self._check_values(self.state(), f"{path}: not saved")
         checkpoint.save(path, self.state(), self.metadata(), keep)
+
+    def _check_values(self, arrays, source):
+        for name, array in arrays.items():
+            wrong = impossible(name, array, self.order.n)
+            if wrong:
+                raise CheckpointError(f"{source}: {name} {wrong}")
 
     def load(self, path):
         """Read a checkpoint of the same kind of model into this trainer; raises CheckpointError, changing nothing."""
-        arrays, metadata = checkpoint.load(path)
+        arrays, metadata = checkpoint.load(path, most=sum(a.nbytes for a in self.state().values()))
         if metadata.get("kind") != self.kind:
-            raise checkpoint.CheckpointError(f"{path}: holds a {metadata.get('kind')!r} model, should be {self.kind!r}")
-        own, saved = self.metadata(), metadata.get("config", {})
+            raise CheckpointError(f"{path}: holds a {brief(metadata.get('kind'))} model, should be {self.kind!r}")
+        own, saved = self.metadata(), metadata.get("config")
+        if not isinstance(saved, dict):
+            raise CheckpointError(f"{path}: its config is {brief(saved)}, should be an object")
         for name in self.Config.MODEL:
             if saved.get(name) != own["config"][name]:
-                raise checkpoint.CheckpointError(
-                    f"{path}: its {name} is {saved.get(name)}, should be {own['config'][name]}"
-                )
+                was, should = brief(saved.get(name)), brief(own["config"][name])
+                raise CheckpointError(f"{path}: its {name} is {was}, should be {should}")
         if metadata.get("tokenizer") != own.get("tokenizer"):
-            raise checkpoint.CheckpointError(f"{path}: was trained with another tokenizer")
+            raise CheckpointError(f"{path}: was trained with another tokenizer")
+        self._check_values(arrays, path)
         self.load_state(arrays, str(path))
 
     # Looking at the model.
