@@ -1,4 +1,4 @@
-"""Run folders from strangers: settings, tokenizers and metrics of every wrong kind and size, each refused in one line."""
+"""Run folders from strangers: settings, tokenizers and metrics of every wrong kind and size are refused in one line."""
 
 import json
 
