@@ -20,12 +20,7 @@ from core.arrays import array_module, is_cupy
 
 FORMAT = "2"  # "1" had no checksum and is still read; a later one would translate older names where `load` looks at it
 MOST_HEADER = 100_000_000  # bytes; safetensors itself takes no longer one
-NOT_OURS = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)  # dtypes, shapes, JSON
+NOT_OURS = (ValueError, TypeError, AttributeError, RecursionError)  # raised by foreign dtypes, shapes and JSON
 
 
 class CheckpointError(ValueError):

@@ -30,6 +30,7 @@ def saved(gan, tmp_path_factory):
     """A good checkpoint: ({name: array}, metadata)."""
     path = tmp_path_factory.mktemp("saved") / "c.safetensors"
     gan.save(path)
+    small.run(gan, 1)  # so that a part of it that were loaded would show
     return checkpoint.load(path)
 
 
@@ -160,6 +161,7 @@ WEIGHT = "model.generator.dense.weight"
 MISFITS = {
     "a tensor is missing": (lambda a, m: a.pop(WEIGHT), f"missing ['{WEIGHT}'], unexpected 'nothing'"),
     "one too many": (_put("model.x", np.ones(2)), "missing 'nothing', unexpected ['model.x']"),
+    "a name of many lines": (_put("a\nb" * 10_000, np.ones(2)), "unexpected ['a\\nba"),
     "another shape": (_put(WEIGHT, np.ones((2, 3), np.float32)), f"{WEIGHT} is float32 of shape (2, 3), should be"),
     "another dtype": (_put("rng.step", np.float64(3)), "rng.step is float64 of shape (), should be int64 ()"),
     "a counter of three": (_put("rng.step", np.array([1, 2, 3])), "rng.step is int64 of shape (3,)"),
