@@ -4,7 +4,7 @@ import numpy as np
 
 from core.arrays import INTEGERS, NUMBERS, is_float
 
-SHOWN = 80  # characters of a wrong value in a message
+SHOWN = 200  # characters of a wrong value in a message
 MOST = float(np.finfo(np.float32).max)  # the largest number that an option can be
 LARGE = 2**31  # no size or count of ours reaches it, and kernels hold them in 64 bits
 
@@ -14,8 +14,8 @@ def fail(op, argument, was, should, error=ValueError):
 
 
 def shown(value) -> str:
-    """`value` as a message can hold it: one line, and not a long one."""
-    line = " ".join(repr(value).split())
+    """`value`, or what an exception says, as a message can hold it: one line, and not a long one."""
+    line = " ".join((str if isinstance(value, Exception) else repr)(value).split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
 
 
@@ -107,10 +107,10 @@ def integer_in(op, argument, value, low, high):
         fail(op, argument, shown(value), f"an integer in [{low}, {high})")
 
 
-def count(op, argument, value, least=1):
-    """How many of something, or how large: an integer from `least` to what 32 bits hold."""
-    if not isinstance(value, INTEGERS) or isinstance(value, bool) or not least <= value < LARGE:
-        fail(op, argument, shown(value), f"an integer >= {least} (and below 2^31)")
+def count(op, argument, value, least=1, most=LARGE - 1):
+    """How many of something, or how large: an integer from `least` to what 32 bits hold, unless told otherwise."""
+    if not isinstance(value, INTEGERS) or isinstance(value, bool) or not least <= value <= most:
+        fail(op, argument, shown(value), f"an integer >= {least} (and at most {most})")
 
 
 def axis(op, x, value):

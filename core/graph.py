@@ -5,11 +5,18 @@ before outputs, so that order is a topological one and no recursion is needed. G
 and reach only leaves. A node knows where each of its inputs came from (another node, or a leaf), not the input's data,
 so only what an operation put into `saved` stays alive.
 
+Threads may build and walk graphs of their own at the same time, and get the bits they would get alone: a walk keeps its
+table to itself, modes and the current generator belong to a thread, kernels allocate what they write. Graphs may share
+leaves that they only read, and `accumulate` loses nothing where two add to one leaf, but the order of adding is theirs.
+Not safe: one graph walked by two threads, one Generator or one Trainer used by two, a parameter updated by one thread
+while another's graph uses it.
+
 # next: core/dispatch.py, which chooses the implementation; core/reference/pointwise.py, the simplest operations.
 """
 
 import contextlib
 import itertools
+import threading
 from contextvars import ContextVar
 
 import numpy as np
@@ -17,7 +24,8 @@ import numpy as np
 from core import anomaly, arrays, dispatch
 
 grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
-_counter = itertools.count()
+_counter = itertools.count()  # one step of it is not divided between threads
+_adding = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -93,11 +101,11 @@ def walk(source, dy, retain_graph):
 
 def accumulate(gradients):
     """Add what `walk` gave to the leaves' `.grad`."""
-    for leaf, g, owned in gradients:
-        if leaf.grad is None:
-            leaf.grad = g if owned else arrays.array_module(g).array(g)
-            continue
-        with np.errstate(all="ignore"):
+    with _adding, np.errstate(all="ignore"):
+        for leaf, g, owned in gradients:
+            if leaf.grad is None:
+                leaf.grad = g if owned else arrays.array_module(g).array(g)
+                continue
             if anomaly.watching.get() is not None:
                 anomaly.check_sum(leaf, leaf.grad, g)
             leaf.grad += g

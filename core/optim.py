@@ -142,11 +142,10 @@ class LossScale:
 
     def __init__(self, device="cpu", *, initial=2.0**16, growth=2.0, backoff=0.5, interval=2000):
         if not 0 < initial < np.inf:
-            check.fail("LossScale", "initial", initial, "a finite number above 0")
-        if not (growth > 1 > backoff > 0):
+            check.fail("LossScale", "initial", check.shown(initial), "a finite number above 0")
+        if not growth > 1 or not 0 < backoff < 1:
             check.fail("LossScale", "growth, backoff", (growth, backoff), "above 1, and between 0 and 1")
-        if interval < 1:
-            check.fail("LossScale", "interval", interval, "at least 1")
+        check.count("LossScale", "interval", interval)
         xp = module_for(device)
         self.scale = xp.full((), initial, np.float32)
         self.good = xp.zeros((), np.int64)  # steps taken since the scale last changed

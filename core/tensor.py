@@ -89,6 +89,7 @@ class Tensor:
 
         dy: array or Tensor of self's shape; may be left out where self is a scalar. What the nodes saved is freed on
         the way unless `retain_graph`. Raises RuntimeError on a second call, or where an input was changed in place.
+        Graphs of their own may be walked by several threads at once (core/graph.py says what may not).
         """
         accumulate(self.gradients(dy, retain_graph))
 

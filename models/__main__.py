@@ -4,11 +4,12 @@ import json
 import sys
 import time
 
+from core.checkpoint import write_atomically
 from core.commands import Parser, positive
 from models import MODELS
 from models.pictures import as_text, save_samples
 from models.runs import Run
-from models.train import ERRORS, SAMPLES, resume, train_new
+from models.train import ERRORS, SAMPLES, exit_code, in_words, resume, train_new
 
 
 def parser():
@@ -104,8 +105,8 @@ def _evaluate(args):
     figures = trainer.evaluate()
     for name, value in figures.items():
         print(f"{name:32s} {value:.4f}" if isinstance(value, float) else f"{name:32s} {value}")
-    with open(f"{args.run_folder}/evaluation.json", "w", encoding="utf-8") as f:
-        json.dump({"step": trainer.steps, **figures}, f, indent=2)
+    content = json.dumps({"step": trainer.steps, **figures}, indent=2)
+    write_atomically(f"{args.run_folder}/evaluation.json", content.encode("utf-8"))
     print(f"step {trainer.steps}, {time.perf_counter() - started:.0f} s")
 
 
@@ -120,10 +121,10 @@ def main(arguments=None) -> int:
     args = parser().parse_args(arguments)
     try:
         args.run(args)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return exit_code(interrupt)
     except ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     return 0
 

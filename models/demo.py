@@ -20,7 +20,7 @@ from core.commands import Parser
 from models import MODELS
 from models.pictures import save_grid
 from models.runs import Run, versions
-from models.train import ERRORS, resume, train_new
+from models.train import ERRORS, exit_code, in_words, resume, train_new
 
 KINDS = ("gan", "vae", "gpt")
 PROMPT = "\nKING.\n"
@@ -132,10 +132,10 @@ def main(arguments=None) -> int:
                 "shown": show(kind, trainer, out / kind),
             }
             print(f"{kind}: " + ", ".join(f"{k} {_number(v)}" for k, v in figures.items()))
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return exit_code(interrupt)
     except ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     results["seconds"] = time.perf_counter() - began
     (out / "index.html").write_text(page(results), encoding="utf-8")

@@ -18,9 +18,9 @@ import numpy as np
 import core.functional as F
 from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
+from models.config import Config
 from models.families import ImageTrainer
 from models.measures import image_figures
-from models.trainer import Config
 
 
 @dataclass(frozen=True)

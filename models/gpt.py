@@ -15,10 +15,11 @@ import numpy as np
 import core.functional as F
 from core import check, nn, optim, random
 from models import data, text
+from models.config import Config
 from models.data import DataError
 from models.families import TokenTrainer
 from models.sampling import choose
-from models.trainer import Config, dataset
+from models.trainer import dataset
 from models.transformer import Cache, Stack, initialise
 
 

@@ -1,5 +1,6 @@
 """What people would rather look at: grids of images, loss curves, samples of text."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from core.checkpoint import write_atomically
 
 ZOOM = 3  # screen pixels a pixel
 
@@ -28,7 +31,9 @@ def grid(images, columns=None):
 def save_grid(path, images, columns=None):
     """Write images (n, H, W) in [0, 1] as a PNG."""
     sheet = grid(np.clip(images, 0, 1), columns).repeat(ZOOM, 0).repeat(ZOOM, 1)
-    plt.imsave(path, sheet, cmap="gray", vmin=0, vmax=1)
+    content = io.BytesIO()
+    plt.imsave(content, sheet, cmap="gray", vmin=0, vmax=1, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def save_samples(path, samples) -> Path:
@@ -39,7 +44,7 @@ def save_samples(path, samples) -> Path:
         save_grid(path, samples)
         return path
     path = _ending(path, ".txt")
-    path.write_text(as_text(samples), encoding="utf-8")
+    write_atomically(path, as_text(samples).encode("utf-8"))
     return path
 
 
@@ -80,5 +85,7 @@ def save_losses(path, lines):
         axis.grid(alpha=0.3)
     axes[-1, 0].set_xlabel("step")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
     plt.close(figure)
+    write_atomically(path, content.getvalue())

@@ -6,7 +6,8 @@
     metrics.jsonl            one line a step; cut back to the checkpoint's step on resume
     samples/  loss.png       pictures or texts along the way, and the curves
 
-One process at a time may write to a folder: it holds a lock that the system releases when it dies.
+All of these but metrics.jsonl are written under another name first. One process at a time may train in a folder: it
+holds a lock that the system releases when it dies. Others may look: what they open is complete.
 """
 
 import contextlib
@@ -14,14 +15,23 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TextIO
 
 from core import checkpoint, threads
+from core.check import shown
+from core.checkpoint import UnreadableError
 from models import MODELS, data, text
 
 FORMAT = 1
+# What config.json says: the type of each.
+SETTINGS = {"format": int, "model": str, "preset": str, "config": dict, "seed": int, "data": dict, "versions": dict}
+SETTINGS |= {"threads": int}
+MOST_JSON = 1 << 26  # bytes of a file of settings, or of a tokenizer
 
 
 class RunError(ValueError):
@@ -35,22 +45,22 @@ class Run:
         self.folder, self.settings = Path(folder), settings
         self.checkpoint, self.previous = (self.folder / f"{n}.safetensors" for n in ("checkpoint", "previous"))
         self.metrics, self.samples = self.folder / "metrics.jsonl", self.folder / "samples"
-        self._lock = None
+        self._lock: TextIO | None = None  # held while training
+        self._damaged = False  # the newest checkpoint could not be read; it must not replace the one before
 
     @classmethod
     def open(cls, folder) -> "Run":
         """A run that was started before."""
         path = Path(folder) / "config.json"
+        if not path.is_file():
+            raise RunError(f"{folder}: not a run folder (it has no config.json)")
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunError(f"{folder}: not a run folder (it has no config.json)") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read ({error})") from None
-        names = {"format", "model", "preset", "config", "seed", "data", "versions", "threads"}
-        known = isinstance(settings, dict) and names <= settings.keys()
-        if not known or settings["format"] != FORMAT or settings["model"] not in MODELS:
-            raise RunError(f"{path}: not the settings of a run that this version knows")
+            settings = json.loads(_read(path))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path}: cannot be read ({shown(error)})") from None
+        wrong = _unknown(settings)
+        if wrong:
+            raise RunError(f"{path}: not the settings of a run that this version knows ({wrong})")
         return cls(folder, settings)
 
     @classmethod
@@ -101,21 +111,53 @@ class Run:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{self.folder}: another process is training in this folder") from None
-            yield self
+            self._lock = f
+            try:
+                self.check_lock()
+                yield self
+            finally:
+                self._lock = None
+
+    def check_lock(self):
+        """Refuse to write where the folder has gone, or where another has taken its place, perhaps with a run in it."""
+        try:
+            same = self._lock and os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.folder / ".lock"))
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(f"{self.folder}: was removed or replaced while this process was training in it")
 
     def trainer(self, device="cpu", **changes):
         """The trainer these settings describe, at its newest checkpoint; `changes` go to its config."""
         kind, described = MODELS[self.settings["model"]], self.settings["data"]
         if describe_data(kind.kind, described["path"])["sha256"] != described["sha256"]:
             raise RunError(f"{described['path'] or 'the carried data'}: changed since {self.folder} was started")
-        try:
-            config = kind.Config(**{**self.settings["config"], **changes})
-        except TypeError as error:
-            raise RunError(f"{self.folder}/config.json: {error}") from None
-        trainer = kind(config, seed=self.settings["seed"], device=device, data=self._data(kind))
+        trainer = kind(self.config(**changes), seed=self.settings["seed"], device=device, data=self._data(kind))
         if self.saved():
-            trainer.load(self.saved())
+            self._load(trainer)
         return trainer
+
+    def config(self, **changes):
+        """The configuration these settings describe."""
+        try:
+            return MODELS[self.settings["model"]].Config(**{**self.settings["config"], **changes})
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.folder}/config.json: {shown(error)}") from None
+
+    def _load(self, trainer):
+        """Bring `trainer` to the newest checkpoint; to the one before, with a note, where that cannot be read."""
+        try:
+            trainer.load(self.checkpoint)
+        except UnreadableError as error:
+            self._damaged = self.checkpoint.exists()
+            if not self.previous.exists():
+                raise
+            try:
+                trainer.load(self.previous)
+            except UnreadableError as other:
+                raise RunError(f"{error}; {other}") from None
+            if self._damaged:
+                note(f"{error}; going back to {self.previous}, step {trainer.steps}")
 
     def _data(self, kind):
         """The data's path, or the text with the tokenizer that the run was started with."""
@@ -123,24 +165,67 @@ class Run:
         if kind.kind not in ("gpt", "seq2seq") or not saved.exists():
             return path
         load = data.load_pairs if kind.kind == "seq2seq" else data.load_text
-        return dataclasses.replace(load(path), tokenizer=text.from_json(saved.read_text(encoding="utf-8")))
+        return dataclasses.replace(load(path), tokenizer=_tokenizer(saved))
 
     def write_tokenizer(self, trainer):
         if hasattr(trainer, "tokenizer"):
             self._write("tokenizer.json", trainer.tokenizer.to_json())
 
     def save(self, trainer):
-        trainer.save(self.checkpoint, keep=self.previous)
+        """Write the newest checkpoint; the one it replaces becomes `previous`, unless it was found damaged."""
+        self.check_lock()
+        trainer.save(self.checkpoint, keep=None if self._damaged else self.previous)
+        self._damaged = False
 
-    def cut_metrics(self, steps: int):
-        """Drop the lines of steps that the checkpoint does not know (and half a line, if the machine died writing)."""
-        kept = []
+    def cut_metrics(self, steps: int, names):
+        """Keep the lines of `names` up to the checkpoint's step: no later ones, and no half one a crash has left."""
+        kept, names = [], {"step", "seconds", *names}
         if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):
-                    if json.loads(line)["step"] <= steps:
+            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, RecursionError):
+                    record = json.loads(line)
+                    whole = isinstance(record, dict) and record.keys() == names
+                    if whole and all(isinstance(v, int | float) for v in record.values()) and record["step"] <= steps:
                         kept.append(line)
         self._write("metrics.jsonl", "".join(line + "\n" for line in kept))
+
+
+def _unknown(settings) -> str | None:
+    """What in these settings this version does not know, in words."""
+    if not isinstance(settings, dict):
+        return f"{shown(settings)}, should be an object"
+    for name, kind in SETTINGS.items():
+        if not isinstance(settings.get(name), kind):
+            return f"{name} is {shown(settings.get(name))}, should be of type {kind.__name__}"
+    if settings["format"] != FORMAT:
+        return f"format is {settings['format']}, should be {FORMAT}"
+    if settings["model"] not in MODELS:
+        return f"model is {shown(settings['model'])}, should be one of {', '.join(MODELS)}"
+    path, digest = settings["data"].get("path"), settings["data"].get("sha256")
+    if not isinstance(path, str | None) or not isinstance(digest, str):
+        return f"data is {shown(settings['data'])}, should be a path or null, and a sha256"
+    return None
+
+
+def _read(path) -> str:
+    """A small file's text."""
+    with open(path, "rb") as f:
+        content = f.read(MOST_JSON + 1)
+    if len(content) > MOST_JSON:
+        raise ValueError(f"has more than {MOST_JSON >> 20} MiB")
+    return content.decode("utf-8")
+
+
+def _tokenizer(path):
+    """The tokenizer in a file; the library raises bare Exceptions at what is none."""
+    try:
+        return text.from_json(_read(path))
+    except Exception as error:
+        raise RunError(f"{path}: not a tokenizer ({type(error).__name__}: {shown(error)})") from None
+
+
+def note(line):
+    print(line, file=sys.stderr)
 
 
 def describe_data(kind, path) -> dict:
@@ -148,7 +233,7 @@ def describe_data(kind, path) -> dict:
     if path is None:
         return {"path": None, "sha256": data.checksum(data.carried(data.CARRIED[kind]))}
     path = Path(path)
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):  # a device, say, would be read without end
         raise data.DataError(f"{path}: no such file or folder")
     files = [path]
     if path.is_dir():

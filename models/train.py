@@ -9,34 +9,38 @@ import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 
 from tqdm import tqdm
 
 from core import AnomalyError, detect_anomaly, threads
+from core.checkpoint import CheckpointError
 from models.pictures import save_losses, save_samples
-from models.runs import Run, RunError, versions
-from models.trainer import NotFinite
+from models.runs import Run, RunError, note, versions
 
-ERRORS = (ValueError, IndexError, TypeError, OSError, RuntimeError, MemoryError)  # commands report them in one line
+# Commands report these in one line.
+ERRORS = (ValueError, LookupError, TypeError, OSError, RuntimeError, MemoryError, ArithmeticError)
+STOPS = (signal.SIGINT, signal.SIGTERM)  # from a keyboard, from a scheduler
 SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
 
 
 def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = False):
     """Train to config.steps in `run`, with a checkpoint every `save_every` steps (by default five or more in a run).
 
-    anomalies: name the operation that makes the first NaN or infinity, which takes longer. Ctrl-C saves and raises
-    KeyboardInterrupt. Returns the seconds it took.
+    anomalies: name the operation that makes the first NaN or infinity, which takes longer. Ctrl-C and SIGTERM save and
+    raise KeyboardInterrupt(exit code). Returns the seconds it took.
     """
     steps, done = trainer.config.steps, trainer.steps
     save_every = save_every or max(50, min(500, steps // 5))
     started = time.perf_counter()
-    run.cut_metrics(done)
+    run.cut_metrics(done, trainer.METRICS)
+    run.samples.mkdir(exist_ok=True)
+    if done and not any(run.samples.glob(f"step_{done:06d}.*")):  # killed between a checkpoint and its pictures
+        _show(run, trainer, done)
     batches, saved = trainer.batches("train"), True
     bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True)
-    with bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
+    with _clear_errors(run), bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
         while done < steps and not stop:
             began = time.perf_counter()
             losses, done = _step(trainer, next(batches), anomalies), done + 1
@@ -48,13 +52,13 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
             _save(run, trainer, done, log, anomalies)
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(128 + stop[0])
     return time.perf_counter() - started
 
 
 @contextlib.contextmanager
 def _asked_to_stop():
-    """A list that Ctrl-C makes non-empty, so that a step is never left half done; a second Ctrl-C stops at once."""
+    """A list that a signal of STOPS makes non-empty, so that a step is never left half done; a second ends at once."""
     stop: list = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
         yield stop
@@ -62,13 +66,27 @@ def _asked_to_stop():
 
     def hear(number, frame):
         stop.append(number)
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.signal(signal.SIGINT, hear)
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, hear) for number in STOPS}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
+
+
+@contextlib.contextmanager
+def _clear_errors(run):
+    """A write that fails ends the run in a line that says where, and what is kept."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename or run.metrics}: cannot be written ({error.strerror})" if error.errno else str(error)
+        raise RunError(f"{what}; the last checkpoint is {run.saved() or 'not written yet'}") from None
 
 
 def _step(trainer, batch, anomalies):
@@ -103,11 +121,16 @@ def _save(run, trainer, step, log, anomalies):
     os.fsync(log.fileno())
     try:
         run.save(trainer)
-    except NotFinite as error:
+    except CheckpointError as error:
         raise _end(run, trainer, step, str(error), anomalies) from None
-    save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
+    _show(run, trainer, step)
+
+
+def _show(run, trainer, step):
+    """The curves, then samples: where these are, all that belongs to a step's checkpoint is."""
     with open(run.metrics, encoding="utf-8") as lines:
         save_losses(run.folder / "loss.png", lines)
+    save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
 
 
 def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None, anomalies=False):
@@ -126,7 +149,7 @@ def resume(folder, *, steps=None, device="cpu", save_every=None, anomalies=False
     """Continue a run to `steps` in all; (run, trainer, seconds)."""
     run = Run.open(folder)
     with run.locked():
-        planned = run.settings["config"]["steps"]
+        planned = run.config().steps
         trainer = run.trainer(device, **({} if steps is None else {"steps": steps}))
         if trainer.config.steps < trainer.steps:
             raise RunError(f"{folder}: has {trainer.steps} steps already, --steps {steps} should be at least that")
@@ -141,5 +164,13 @@ def resume(folder, *, steps=None, device="cpu", save_every=None, anomalies=False
         return run, trainer, train(run, trainer, save_every, anomalies)
 
 
-def note(line):
-    print(line, file=sys.stderr)
+def in_words(error) -> str:
+    """An error of ERRORS in one line."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).replace("\n", " ") or type(error).__name__
+
+
+def exit_code(interrupt) -> int:
+    """Of a command that a signal has ended: 128 + its number, as in a shell."""
+    return interrupt.args[0] if interrupt.args else 128 + signal.SIGINT

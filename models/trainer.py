@@ -6,7 +6,8 @@
 
 Everything that a step changes (parameters, moments, running statistics, random and data position) is an array that is
 allocated once and written in place; `state` lists them by name, `save` and `load` keep them. Subclasses say what the
-model is (`build`), what data it takes (`read_data`, `example`) and what a step does (`train_step`).
+model is (`build`), what data it takes (`read_data`, `example`) and what a step does (`train_step`). Trainers in several
+threads do not disturb each other; one trainer serves one thread at a time.
 """
 
 import contextlib
@@ -14,50 +15,30 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, anomaly, check, checkpoint, memory, nn, no_grad, optim, threads, use
+from core import Generator, checkpoint, memory, nn, no_grad, optim, threads, use
+from core.arrays import array_module
+from core.check import shown
+from core.checkpoint import CheckpointError
+from models.config import COUNTS, Config
 from models.data import DataError, Order
-
-
-class Config:
-    """Base of the frozen configurations; PRESETS hold what differs from the defaults, the demo's."""
-
-    PRESETS: dict = {}  # without an annotation in subclasses, where it would become a field
-    ZERO: tuple = ("warmup",)  # integers that may be 0
-    RANGES: dict = {  # of numbers, where they are not any of at least 0: from, to, whether without that end
-        **dict.fromkeys(("dropout", "label_smoothing"), (0, 1, False)),
-        **dict.fromkeys(("beta1", "beta2"), (0, 1, True)),
-    }
-    MODEL: tuple = ()  # the fields that say what the model is; the others say how it is trained
-
-    @classmethod
-    def preset(cls, name: str, **changes):
-        if name not in cls.PRESETS:
-            raise ValueError(f"preset is {name!r}, should be one of {', '.join(cls.PRESETS)}")
-        return cls(**{**cls.PRESETS[name], **changes})
-
-    def __post_init__(self):
-        """Refuse values that no model or recipe can have; what two of them must have in common, models check."""
-        own = type(self).__name__
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
-            value = getattr(self, field.name)
-            if field.type in ("int", int):
-                check.count(own, field.name, value, 0 if field.name in self.ZERO else 1)
-            elif field.type in ("float", float):
-                low, high, without = self.RANGES.get(field.name, (0, check.MOST, False))
-                check.number(own, field.name, value, low, high, without)
-            elif not isinstance(value, str):
-                check.fail(own, field.name, check.shown(value), "a text", TypeError)
-
-
-class NotFinite(checkpoint.CheckpointError):
-    """A state that is not worth a checkpoint; the message names the array."""
-
 
 PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has as few digits as TF32, in less range
     "fp32": {},
     "tf32": {"tf32": True},
     "fp16": {"tf32": True, "half": True},
 }
+
+
+def impossible(name: str, array, examples: int) -> str | None:
+    """What is wrong with the values of this array of a trainer's state, in words; None where they can be."""
+    if array.dtype.kind == "f":
+        xp = array_module(array)
+        if not xp.isfinite(array).all():
+            return "has values that are not finite"
+        squares = name.endswith("running_var") or (name.startswith("optim.") and name.endswith(".v"))
+        return "has values below 0" if squares and (array < 0).any() else None
+    most = {"rng.seed": 2**64, "data.position": examples + 1}.get(name, COUNTS) - 1
+    return f"is {shown(array.tolist())}, should be in [0, {most}]" if ((array < 0) | (array > most)).any() else None
 
 
 class Trainer:
@@ -200,33 +181,34 @@ class Trainer:
         return {"kind": self.kind, "config": dataclasses.asdict(self.config), "precision": self.precision}
 
     def save(self, path, keep=None):
-        """Write a checkpoint atomically; the one it replaces moves to `keep`.
-
-        Raises NotFinite, writing nothing, where an array holds a NaN or an infinity: a step with a finite loss may have
-        made it.
-        """
-        for name, array in self.state().items():
-            bad = sum(anomaly.count(array))
-            if bad:
-                raise NotFinite(f"{path}: not written, {name} has {bad} NaN or infinite among {array.size} numbers")
+        """Write a checkpoint atomically; the one it replaces moves to `keep`. What `load` would refuse is not saved."""
+        self._check_values(self.state(), f"{path}: not saved")
         checkpoint.save(path, self.state(), self.metadata(), keep)
+
+    def _check_values(self, arrays, source):
+        for name, array in arrays.items():
+            wrong = impossible(name, array, self.order.n)
+            if wrong:
+                raise CheckpointError(f"{source}: {name} {wrong}")
 
     def load(self, path):
         """Read a checkpoint of the same kind of model into this trainer; raises CheckpointError, changing nothing."""
-        arrays, metadata = checkpoint.load(path)
+        arrays, metadata = checkpoint.load(path, most=sum(a.nbytes for a in self.state().values()))
         if metadata.get("kind") != self.kind:
-            raise checkpoint.CheckpointError(f"{path}: holds a {metadata.get('kind')!r} model, should be {self.kind!r}")
-        own, saved = self.metadata(), metadata.get("config", {})
+            raise CheckpointError(f"{path}: holds a {shown(metadata.get('kind'))} model, should be {self.kind!r}")
+        own, saved = self.metadata(), metadata.get("config")
+        if not isinstance(saved, dict):
+            raise CheckpointError(f"{path}: its config is {shown(saved)}, should be an object")
         for name in self.Config.MODEL:
             if saved.get(name) != own["config"][name]:
-                raise checkpoint.CheckpointError(
-                    f"{path}: its {name} is {saved.get(name)}, should be {own['config'][name]}"
-                )
+                was, should = shown(saved.get(name)), shown(own["config"][name])
+                raise CheckpointError(f"{path}: its {name} is {was}, should be {should}")
         trained = metadata.get("precision", "fp32")
         if trained != self.precision:
-            raise checkpoint.CheckpointError(f"{path}: was trained in {trained}, should be {self.precision}")
+            raise CheckpointError(f"{path}: was trained in {trained}, should be {self.precision}")
         if metadata.get("tokenizer") != own.get("tokenizer"):
-            raise checkpoint.CheckpointError(f"{path}: was trained with another tokenizer")
+            raise CheckpointError(f"{path}: was trained with another tokenizer")
+        self._check_values(arrays, path)
         self.load_state(arrays, str(path))
 
     # Looking at the model.

@@ -15,9 +15,9 @@ import numpy as np
 
 import core.functional as F
 from core import Tensor, check, nn, optim, parallel, random, threads
+from models.config import Config
 from models.families import ImageTrainer, check_images
 from models.measures import image_figures
-from models.trainer import Config
 
 
 @dataclass(frozen=True)

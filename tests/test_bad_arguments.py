@@ -93,6 +93,10 @@ OPTIM = {
         ValueError,
         *((lambda o=o: o(P, lr=-1), o.__name__, "lr", "-1", "0") for o in (optim.SGD, optim.Adam, optim.AdamW)),
         (lambda: optim.SGD(P, lr=NAN), "SGD", "lr", "nan"),
+        (lambda: optim.LossScale(initial=0), "LossScale", "initial", "0"),
+        (lambda: optim.LossScale(growth=NAN), "LossScale", "growth", "nan"),
+        (lambda: optim.LossScale(backoff=1.0), "LossScale", "backoff", "1.0"),
+        (lambda: optim.LossScale(interval=0.5), "LossScale", "interval", "0.5"),
         (lambda: optim.SGD(P, lr="fast"), "SGD", "lr", "'fast'"),
         (lambda: optim.SGD(P, momentum=-0.1), "SGD", "momentum", "-0.1"),
         (lambda: optim.SGD(P, weight_decay=INF), "SGD", "weight_decay", "inf"),
@@ -233,7 +237,18 @@ def test_bad_argument(name):
     assert not missing and "\n" not in str(caught.value), f"({caught.value}) does not say {missing}"
 
 
-TAKE_NOTHING_TO_REFUSE = {"no_grad", "KernelLimit", "functional", "nn", "optim", "checkpoint", "interop", "random"}
+TAKE_NOTHING_TO_REFUSE = {
+    "no_grad",
+    "detect_anomaly",
+    "AnomalyError",
+    "KernelLimit",
+    "functional",
+    "nn",
+    "optim",
+    "checkpoint",
+    "interop",
+    "random",
+}
 
 
 def test_every_public_name_has_a_row():

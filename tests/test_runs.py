@@ -1,13 +1,7 @@
-"""Run folders and commands: a killed run that is resumed ends in the same bits, and nothing saved is lost."""
+"""Run folders and commands: what a run leaves, and what is refused in one line; faults are in test_crashes.py."""
 
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,31 +11,7 @@ from models import MODELS, demo
 from models.__main__ import main
 from models.runs import Run, RunError
 from models.train import SAMPLES
-from tests.test_house import ROOT
-
-TOOK: dict = {}  # how long the undisturbed run took
-TRAIN = ("train", "gan", "--batch", "4", "--steps", "12", "--save-every", "3")
-
-
-def command(*arguments):
-    """The command in a process of its own."""
-    return [sys.executable, "-m", "models", *map(str, arguments)]
-
-
-def last(folder):
-    """{tensor: bytes} of a run's newest checkpoint."""
-    arrays, _ = checkpoint.load(Run.open(folder).saved())
-    return {name: a.tobytes() for name, a in arrays.items()}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A finished run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("runs") / "plain"
-    began = time.perf_counter()
-    subprocess.run(command(*TRAIN, "--out", folder), cwd=ROOT, check=True, capture_output=True)
-    TOOK["seconds"] = time.perf_counter() - began
-    return folder
+from tests.crashing import TRAIN, last
 
 
 def test_a_run_leaves_what_it_should(undisturbed):
@@ -70,90 +40,6 @@ def test_a_run_leaves_what_it_should(undisturbed):
         "data.position",
     ):
         assert key in keys
-
-
-def kill_and_resume(folder, moment, sent=signal.SIGKILL):
-    """Start a run, end it after `moment` seconds, resume it until it is done."""
-    process = subprocess.Popen(
-        command(*TRAIN, "--out", folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(moment)
-    process.send_signal(sent)
-    process.wait()
-    resumed = ("train", "--resume", folder, "--save-every", 3)
-    again = resumed if (folder / "config.json").exists() else (*TRAIN, "--out", folder)
-    subprocess.run(command(*again), cwd=ROOT, check=True, capture_output=True)
-
-
-def check_killed(undisturbed, folder, moment):
-    kill_and_resume(folder, moment * TOOK["seconds"])
-    assert last(folder) == last(undisturbed)
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
-
-
-def moments(n, seed):
-    """Parts of the time a run takes: from before its first step to its end."""
-    rng = random.Random(seed)
-    return [round(rng.uniform(0.25, 1.0), 3) for _ in range(n)]
-
-
-@pytest.mark.parametrize("moment", moments(4, seed=1))
-def test_killed_and_resumed_gives_the_same_bits(undisturbed, tmp_path, moment):
-    check_killed(undisturbed, tmp_path / "run", moment)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("moment", moments(50, seed=2))
-def test_killed_and_resumed_gives_the_same_bits_50_times(undisturbed, tmp_path, moment):
-    check_killed(undisturbed, tmp_path / "run", moment)
-
-
-@pytest.mark.parametrize("stage", ["before fsync", "between the renames"])
-def test_killed_while_writing_a_checkpoint(undisturbed, tmp_path, stage):
-    """Die inside write_atomically, at its two worst places, during the second checkpoint."""
-    call = "os.fsync" if stage == "before fsync" else "os.replace"
-    code = f"""
-import os, sys
-from core import checkpoint
-from models import __main__, train
-real, saves = {call}, [0]
-def dying(*a):
-    if saves[0] == 2 and (len(a) == 1 or str(a[1]).endswith("checkpoint.safetensors")):
-        os.kill(os.getpid(), 9)
-    return real(*a)
-save = checkpoint.save
-def counted(*a, **k):
-    saves[0] += 1
-    return save(*a, **k)
-checkpoint.save = counted
-{call} = dying
-__main__.main(sys.argv[1:])
-"""
-    folder = tmp_path / "run"
-    done = subprocess.run([sys.executable, "-c", code, *TRAIN, "--out", str(folder)], cwd=ROOT, capture_output=True)
-    assert done.returncode == -signal.SIGKILL
-    assert (folder / "checkpoint.safetensors").exists() == (stage == "before fsync")
-    subprocess.run(command("train", "--resume", folder, "--save-every", 3), cwd=ROOT, check=True, capture_output=True)
-    assert last(folder) == last(undisturbed)
-
-
-def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
-    """Ctrl-C ends the step it falls into; the run then goes on to the same bits as one that was left alone."""
-    folder, alone = tmp_path / "run", tmp_path / "alone"
-    arguments = [*TRAIN[:5], "150", "--out", folder]
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not (folder / "metrics.jsonl").exists():
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130 and f"continue with --resume {folder}" in errors and "Traceback" not in errors
-    done = int(np.frombuffer(last(folder)["optim.generator.step"], np.int64)[0])
-    assert 0 < done < 150
-    for rest in (("train", "--resume", folder), (*TRAIN[:5], "150", "--out", alone)):
-        subprocess.run(command(*rest), cwd=ROOT, check=True, capture_output=True)
-    assert last(folder) == last(alone)
 
 
 def refused(capsys, *arguments, bar=False):
@@ -239,20 +125,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch, capsys):
     line = refused(capsys, *TRAIN, "--out", tmp_path / "run", bar=True)
     assert "not finite at step 5" in line and str(tmp_path / "run" / "checkpoint.safetensors") in line
     assert int(np.frombuffer(last(tmp_path / "run")["optim.generator.step"], np.int64)[0]) == 3
-
-
-def test_a_full_disk_leaves_the_last_checkpoint(undisturbed, tmp_path, monkeypatch):
-    path = tmp_path / "c.safetensors"
-    checkpoint.save(path, {"a": np.arange(3)})
-    before = path.read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(path, {"a": np.arange(4)}, keep=tmp_path / "previous")
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
 
 def test_non_contiguous_arrays_are_saved_right(tmp_path):

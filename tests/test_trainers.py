@@ -227,7 +227,7 @@ def test_gpt_on_a_byte_pair_encoding(tmp_path):
     assert f["nats_per_character"] < f["nats_per_token"]
     assert t.generate("The ", 5).startswith("The ")
     t.save(tmp_path / "c")
-    with pytest.raises(CheckpointError, match="its tokens is bpe, should be characters"):
+    with pytest.raises(CheckpointError, match="its tokens is 'bpe', should be 'characters'"):
         small.trainer("gpt").load(tmp_path / "c")
 
 
