@@ -1,6 +1,6 @@
 """Run folders: what a training run leaves on disk, in an order that survives a crash at any moment.
 
-    config.json              written first: model, preset, config, seed, data, versions, threads
+    config.json              written first: model, preset, config, seed, data, versions, threads, device
     tokenizer.json           text models
     checkpoint.safetensors   the last complete checkpoint;  previous.safetensors  the one before
     metrics.jsonl            one line a step; cut back to the checkpoint's step on resume
@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from core import checkpoint, threads
+from core.arrays import module_for
 from models import MODELS, data, text
 
 FORMAT = 1
@@ -54,7 +55,7 @@ class Run:
         return cls(folder, settings)
 
     @classmethod
-    def create(cls, folder, kind, preset, config, seed, data_path) -> "Run":
+    def create(cls, folder, kind, preset, config, seed, data_path, device="cpu") -> "Run":
         """A new run; refuses a folder that holds a checkpoint."""
         settings = {
             "format": FORMAT,
@@ -65,6 +66,7 @@ class Run:
             "data": describe_data(kind, data_path),
             "versions": versions(),
             "threads": threads.COUNT,  # part of what makes two runs bit for bit the same
+            "device": describe_device(device),  # so is this
         }
         run = cls(folder, settings)
         run.refuse_if_saved()
@@ -155,6 +157,15 @@ def describe_data(kind, path) -> dict:
         files = sorted(p for p in path.iterdir() if p.name.removesuffix(".gz") in data.IDX_FILES)
     sums = "".join(data.checksum(p) for p in files)
     return {"path": str(path.resolve()), "sha256": hashlib.sha256(sums.encode()).hexdigest()}
+
+
+def describe_device(device) -> str:
+    """The processor's or the GPU's name: libraries choose their loops by it."""
+    if device != "cpu":
+        return module_for(device).cuda.runtime.getDeviceProperties(0)["name"].decode()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as f:
+        return next(line.partition(":")[2].strip() for line in f if line.startswith("model name"))
+    return platform.machine()
 
 
 def versions() -> dict:

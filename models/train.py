@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from core import AnomalyError, detect_anomaly, threads
 from models.pictures import save_losses, save_samples
-from models.runs import Run, RunError, versions
+from models.runs import Run, RunError, describe_device, versions
 from models.trainer import NotFinite
 
 ERRORS = (ValueError, IndexError, TypeError, OSError, RuntimeError, MemoryError)  # commands report them in one line
@@ -113,7 +113,7 @@ def _save(run, trainer, step, log, anomalies):
 def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None, anomalies=False):
     """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
     config = trainer_type.Config.preset(preset, **changes)
-    run = Run.create(out, kind, preset, config, seed, data_path)
+    run = Run.create(out, kind, preset, config, seed, data_path, device)
     with run.locked():
         run.clear()
         trainer = trainer_type(config, seed=seed, device=device, data=data_path)
@@ -135,9 +135,10 @@ def resume(folder, *, steps=None, device="cpu", save_every=None, anomalies=False
             note(f"{folder}: {planned} steps were planned; a schedule of the learning rate now reaches to {steps}")
             run.settings["config"]["steps"] = steps
             run.write_settings()
-        for name, now in (("threads", threads.COUNT), ("versions", versions())):
-            if run.settings[name] != now:
-                note(f"{folder}: {name} differ from the run's ({run.settings[name]}, now {now}): not the same bits")
+        for name, now in (("threads", threads.COUNT), ("versions", versions()), ("device", describe_device(device))):
+            before = run.settings.get(name, now)  # older runs name no device
+            if before != now:
+                note(f"{folder}: {name}: {before} when the run began, {now} now: the bits may not be the same")
         return run, trainer, train(run, trainer, save_every, anomalies)
 
 
