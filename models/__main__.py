@@ -10,6 +10,7 @@ from models import MODELS
 from models.pictures import as_text, save_samples
 from models.runs import Run
 from models.train import ERRORS, SAMPLES, exit_code, in_words, resume, train_new
+from models.trainer import PRECISIONS
 
 
 def parser():
@@ -27,6 +28,7 @@ def parser():
     t.add_argument("--data", help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs")
     t.add_argument("--save-every", type=positive, metavar="N", help="steps between checkpoints and samples")
     t.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
+    t.add_argument("--precision", choices=PRECISIONS, help="of products: fp32 (default), tf32 (on a GPU), fp16")
     t.add_argument("--detect-anomaly", action="store_true", help="name the operation that first makes a NaN; slower")
     t.set_defaults(run=_train)
 
@@ -48,7 +50,7 @@ def parser():
 
 def _train(args):
     if args.resume:
-        fixed = [o for o in ("preset", "batch", "seed", "out", "data") if getattr(args, o) is not None]
+        fixed = [o for o in ("preset", "batch", "seed", "out", "data", "precision") if getattr(args, o) is not None]
         if fixed:
             raise ValueError(f"--{fixed[0]} cannot be given with --resume: the run's own settings are used")
         kind = Run.open(args.resume).settings["model"]
@@ -69,6 +71,7 @@ def _train(args):
             out=args.out or f"runs/{args.model}",
             data_path=args.data,
             device=args.device,
+            precision=args.precision or "fp32",
             save_every=args.save_every,
             anomalies=args.detect_anomaly,
         )

@@ -1,6 +1,6 @@
 """Run folders: what a training run leaves on disk, in an order that survives a crash at any moment.
 
-    config.json              written first: model, preset, config, seed, data, versions, threads
+    config.json              written first: model, preset, config, seed, data, versions, threads, device
     tokenizer.json           text models
     checkpoint.safetensors   the last complete checkpoint;  previous.safetensors  the one before
     metrics.jsonl            one line a step; cut back to the checkpoint's step on resume
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TextIO
 
 from core import checkpoint, threads
+from core.arrays import module_for
 from core.check import shown
 from core.checkpoint import UnreadableError
 from models import MODELS, data, text
@@ -64,7 +65,7 @@ class Run:
         return cls(folder, settings)
 
     @classmethod
-    def create(cls, folder, kind, preset, config, seed, data_path) -> "Run":
+    def create(cls, folder, kind, preset, config, seed, data_path, device="cpu", precision="fp32") -> "Run":
         """A new run; refuses a folder that holds a checkpoint."""
         settings = {
             "format": FORMAT,
@@ -75,6 +76,8 @@ class Run:
             "data": describe_data(kind, data_path),
             "versions": versions(),
             "threads": threads.COUNT,  # part of what makes two runs bit for bit the same
+            "device": describe_device(device),  # so is this
+            "precision": precision,
         }
         run = cls(folder, settings)
         run.refuse_if_saved()
@@ -132,7 +135,8 @@ class Run:
         kind, described = MODELS[self.settings["model"]], self.settings["data"]
         if describe_data(kind.kind, described["path"])["sha256"] != described["sha256"]:
             raise RunError(f"{described['path'] or 'the carried data'}: changed since {self.folder} was started")
-        trainer = kind(self.config(**changes), seed=self.settings["seed"], device=device, data=self._data(kind))
+        options = {"seed": self.settings["seed"], "precision": self.settings.get("precision", "fp32")}
+        trainer = kind(self.config(**changes), device=device, data=self._data(kind), **options)
         if self.saved():
             self._load(trainer)
         return trainer
@@ -240,6 +244,15 @@ def describe_data(kind, path) -> dict:
         files = sorted(p for p in path.iterdir() if p.name.removesuffix(".gz") in data.IDX_FILES)
     sums = "".join(data.checksum(p) for p in files)
     return {"path": str(path.resolve()), "sha256": hashlib.sha256(sums.encode()).hexdigest()}
+
+
+def describe_device(device) -> str:
+    """The processor's or the GPU's name: libraries choose their loops by it."""
+    if device != "cpu":
+        return module_for(device).cuda.runtime.getDeviceProperties(0)["name"].decode()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as f:
+        return next(line.partition(":")[2].strip() for line in f if line.startswith("model name"))
+    return platform.machine()
 
 
 def versions() -> dict:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from core import AnomalyError, detect_anomaly, threads
 from core.checkpoint import CheckpointError
 from models.pictures import save_losses, save_samples
-from models.runs import Run, RunError, note, versions
+from models.runs import Run, RunError, describe_device, note, versions
 
 # Commands report these in one line.
 ERRORS = (ValueError, LookupError, TypeError, OSError, RuntimeError, MemoryError, ArithmeticError)
@@ -133,13 +133,26 @@ def _show(run, trainer, step):
     save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
 
 
-def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None, anomalies=False):
+def train_new(
+    kind,
+    trainer_type,
+    *,
+    preset,
+    changes,
+    seed,
+    out,
+    data_path,
+    device,
+    precision="fp32",
+    save_every=None,
+    anomalies=False,
+):
     """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
     config = trainer_type.Config.preset(preset, **changes)
-    run = Run.create(out, kind, preset, config, seed, data_path)
+    run = Run.create(out, kind, preset, config, seed, data_path, device, precision)
     with run.locked():
         run.clear()
-        trainer = trainer_type(config, seed=seed, device=device, data=data_path)
+        trainer = trainer_type(config, seed=seed, device=device, data=data_path, precision=precision)
         run.write_settings()
         run.write_tokenizer(trainer)
         return run, trainer, train(run, trainer, save_every, anomalies)
@@ -158,9 +171,10 @@ def resume(folder, *, steps=None, device="cpu", save_every=None, anomalies=False
             note(f"{folder}: {planned} steps were planned; a schedule of the learning rate now reaches to {steps}")
             run.settings["config"]["steps"] = steps
             run.write_settings()
-        for name, now in (("threads", threads.COUNT), ("versions", versions())):
-            if run.settings[name] != now:
-                note(f"{folder}: {name} differ from the run's ({run.settings[name]}, now {now}): not the same bits")
+        for name, now in (("threads", threads.COUNT), ("versions", versions()), ("device", describe_device(device))):
+            before = run.settings.get(name, now)  # older runs name no device
+            if before != now:
+                note(f"{folder}: {name}: {before} when the run began, {now} now: the bits may not be the same")
         return run, trainer, train(run, trainer, save_every, anomalies)
 
 

@@ -11,6 +11,8 @@ from bench.twins import TWINS
 from core import Tensor, dispatch, random, use
 from core.checkpoint import CheckpointError
 from models import MODELS
+from models.__main__ import main
+from models.runs import Run
 from tests import small
 
 HALF, FULL = np.float16, np.float32
@@ -152,3 +154,12 @@ def test_parameters_and_moments_stay_float32_and_products_are_float16(monkeypatc
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'bf16', should be one of fp32, tf32, fp16"):
         trainer("gan", "bf16")
+
+
+def test_a_run_keeps_its_precision(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert main(["train", "gan", "--batch", "4", "--steps", "2", "--precision", "fp16", "--out", folder]) == 0
+    assert main(["train", "--resume", folder, "--steps", "3"]) == 0 and main(["sample", folder]) == 0
+    assert Run.open(folder).trainer().precision == "fp16" and Run.open(folder).trainer().steps == 3
+    assert main(["train", "--resume", folder, "--precision", "fp32"]) == 1
+    assert "--precision cannot be given with --resume" in capsys.readouterr().err
