@@ -164,7 +164,7 @@ def test_it_refuses_bad_arguments():
         ({"initial": 0.0}, "initial is 0.0, should be a finite number above 0"),
         ({"growth": 1.0}, r"growth, backoff is \(1.0, 0.5\)"),
         ({"backoff": 1.5}, r"growth, backoff is \(2.0, 1.5\)"),
-        ({"interval": 0}, "interval is 0, should be at least 1"),
+        ({"interval": 0}, "interval is 0, should be an integer >= 1"),
     ):
         with pytest.raises(ValueError, match=words):
             optim.LossScale(**options)
