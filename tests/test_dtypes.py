@@ -160,3 +160,11 @@ def test_to_torch_without_a_copy():
     y[0, 1] = 42
     assert x.data[0, 1] == 42
     assert x.__dlpack_device__() == (1, 0)
+
+
+def test_arrays_of_another_byte_order_are_read():
+    """As files and networks hand them over; kernels take the machine's own order only."""
+    for kind in ("f4", "f8", "i8"):
+        assert Tensor(np.arange(3, dtype=f">{kind}")).data.dtype == np.dtype(f"={kind}")
+    rows = F.embedding(np.array([2, 0], ">i8"), np.arange(6, dtype=np.float32).reshape(3, 2))
+    assert rows.data.tolist() == [[4, 5], [0, 1]]
