@@ -79,7 +79,7 @@ def number_beside(x, others) -> Array:
         dtype = dtype if limits.min <= x <= limits.max else np.dtype(np.int64)
     else:
         dtype = np.dtype(np.float32)
-    return array_module(*others).asarray(x, dtype=dtype)
+    return array_module(*others).full((), x, dtype)  # made on the device: a captured step copies nothing to it
 
 
 # --- dtypes ----------------------------------------

@@ -97,6 +97,11 @@ def forward(name: str, inputs, attrs) -> tuple:
         return op, _cast(y, dtype), saved
 
 
+def modes() -> tuple:
+    """What `use` and `on` have set here: a step that was captured under other modes is another one."""
+    return _mode.get(), _tf32.get(), _device.get()
+
+
 def backward(op: Op, saved, dy, needs, attrs) -> tuple:
     """The gradients of one operation, by the implementation that ran forward."""
     if op.backend != "reference":
@@ -146,6 +151,11 @@ def record(name, op):
     log = _log.get()
     if log is not None:
         log.append((name, backend(op)))
+
+
+def watched() -> bool:
+    """Whether somebody records what runs: a replayed graph would show nothing."""
+    return _log.get() is not None
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def backward(losses, n: int, count: int) -> list:
     def work(part, start, stop):
         with part:
             tensors, weight = losses(start, stop)
-            dy = array_module(tensors[0].data).asarray(weight)
+            dy = array_module(tensors[0].data).full((), weight, np.float64)
             return tensors[0].gradients(dy), [t.data * weight for t in tensors]
 
     edges = [i * n // count for i in range(count + 1)]

@@ -26,6 +26,13 @@ def parser():
     t.add_argument("--data", help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs")
     t.add_argument("--save-every", type=positive, metavar="N", help="steps between checkpoints and samples")
     t.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
+    t.add_argument(
+        "--no-graph",
+        dest="graph",
+        action="store_false",
+        help="on a GPU: launch the kernels of a step one by one; by default a step is captured in one CUDA graph and "
+        "replayed, in the same bits",
+    )
     t.set_defaults(run=_train)
 
     s = commands.add_parser("sample", help="generate from a trained run")
@@ -59,7 +66,8 @@ def _train(args):
         kind = Run.open(args.resume).settings["model"]
         if args.model not in (None, kind):
             raise ValueError(f"{args.resume} holds a {kind} run, not {args.model}")
-        run, trainer, seconds = resume(args.resume, steps=args.steps, device=args.device, save_every=args.save_every)
+        options = {"device": args.device, "save_every": args.save_every, "graph": args.graph}
+        run, trainer, seconds = resume(args.resume, steps=args.steps, **options)
     else:
         if not args.model:
             raise ValueError(f"name a model ({', '.join(MODELS)}), or a run with --resume")
@@ -74,6 +82,7 @@ def _train(args):
             data_path=args.data,
             device=args.device,
             save_every=args.save_every,
+            graph=args.graph,
         )
     parameters = sum(p.size for p in trainer.model.parameters())
     print(f"{trainer.kind}: {parameters:,} parameters, step {trainer.steps}, {seconds:.0f} s, in {run.folder}")

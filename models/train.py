@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from core import threads
 from models.pictures import save_losses, save_samples
+from models.readings import Readings
 from models.runs import Run, RunError, versions
 
 ERRORS = (ValueError, IndexError, TypeError, OSError, RuntimeError, MemoryError)  # commands report them in one line
@@ -32,17 +33,20 @@ def train(run: Run, trainer, save_every: int | None = None):
     save_every = save_every or max(50, min(500, steps // 5))
     started = time.perf_counter()
     run.cut_metrics(done)
-    batches, saved = trainer.batches("train"), True
+    batches, readings, saved = trainer.batches("train"), Readings(trainer), True
     bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True)
     with bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
         while done < steps and not stop:
-            began = time.perf_counter()
-            losses, done = trainer.step(next(batches)), done + 1
-            _log(run, trainer, done, losses, time.perf_counter() - began, log, bar)
+            readings.step(batches)
+            done += 1
             saved = done % save_every == 0 or done == steps
+            for step, losses, seconds in readings.all() if saved else readings.ready():
+                _log(run, trainer, step, losses, seconds, log, bar)
             if saved:
                 _save(run, trainer, done, log)
         if stop and not saved:
+            for step, losses, seconds in readings.all():
+                _log(run, trainer, step, losses, seconds, log, bar)
             _save(run, trainer, done, log)
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
@@ -88,24 +92,25 @@ def _save(run, trainer, step, log):
         save_losses(run.folder / "loss.png", lines)
 
 
-def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None):
+def train_new(kind, trainer_type, *, preset, changes, seed, out, data_path, device, save_every=None, graph=True):
     """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
     config = trainer_type.Config.preset(preset, **changes)
     run = Run.create(out, kind, preset, config, seed, data_path)
     with run.locked():
         run.clear()
-        trainer = trainer_type(config, seed=seed, device=device, data=data_path)
+        trainer = trainer_type(config, seed=seed, device=device, data=data_path, graph=graph)
         run.write_settings()
         run.write_tokenizer(trainer)
         return run, trainer, train(run, trainer, save_every)
 
 
-def resume(folder, *, steps=None, device="cpu", save_every=None):
+def resume(folder, *, steps=None, device="cpu", save_every=None, graph=True):
     """Continue a run to `steps` in all; (run, trainer, seconds)."""
     run = Run.open(folder)
     with run.locked():
         planned = run.settings["config"]["steps"]
         trainer = run.trainer(device, **({} if steps is None else {"steps": steps}))
+        trainer.graph = graph
         if trainer.config.steps < trainer.steps:
             raise RunError(f"{folder}: has {trainer.steps} steps already, --steps {steps} should be at least that")
         run.write_tokenizer(trainer)

@@ -1,7 +1,7 @@
 """What all trainers share: one training step cut into feed, update and metrics, and the state that survives it.
 
     feed     copies a batch into buffers whose addresses never change: the only copy from host to device
-    update   the step itself; reads no device value and branches on none
+    update   the step itself; reads no device value and branches on none, so that on a GPU it is replayed as a graph
     metrics  reads the losses of the last step
 
 Everything that a step changes (parameters, moments, running statistics, random and data position) is an array that is
@@ -14,7 +14,9 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, checkpoint, memory, nn, no_grad, optim, threads
+from core import Generator, checkpoint, dispatch, memory, nn, no_grad, optim, random, threads
+from core.capture import Captured
+from core.upload import Uploads
 from models.data import DataError, Order
 
 
@@ -32,7 +34,8 @@ class Config:
 
 
 class Trainer:
-    """Trainer(config=None, *, seed=0, device="cpu", data=None): None is the preset "demo", or the carried data."""
+    """Trainer(config=None, *, seed=0, device="cpu", data=None, graph=True): None is the preset "demo", or the carried
+    data. graph=False launches every kernel of a step singly on a GPU, in the same bits; on the CPU it means nothing."""
 
     kind: str  # the name on the command line
     Config: type[Config]
@@ -41,7 +44,7 @@ class Trainer:
     optimizers: dict[str, optim.Optimizer]
     inputs: dict  # name -> the fixed buffer that feed fills
 
-    def __init__(self, config=None, *, seed: int = 0, device: str = "cpu", data=None):
+    def __init__(self, config=None, *, seed: int = 0, device: str = "cpu", data=None, graph: bool = True):
         threads.one_blas_thread()
         memory.keep_freed()
         self.config = self.Config.preset("demo") if config is None else config
@@ -55,6 +58,8 @@ class Trainer:
         with self.generator:
             self.build()
         self.generator.advance_()  # the initial values were drawn in step 0; training draws from step 1
+        self.graph, self.captured = graph, None if self.xp is np else Captured(self._step, self._setting)
+        self.uploads = None if self.xp is np else Uploads()
 
     # What a subclass provides.
     def read_data(self, data):
@@ -82,7 +87,7 @@ class Trainer:
 
     # The step.
     def feed(self, batch):
-        """Copy `batch`, one array per input, into the fixed input buffers."""
+        """Copy `batch`, one array per input, into the fixed input buffers; a GPU may still work on the last one."""
         if len(batch) != len(self.inputs):
             raise ValueError(f"feed: batch has {len(batch)} arrays, should have {len(self.inputs)}")
         for (name, buffer), array in zip(self.inputs.items(), batch):
@@ -91,14 +96,31 @@ class Trainer:
                     f"feed: {name} is {array.dtype} of shape {array.shape}, should be {buffer.dtype} of {buffer.shape}"
                 )
         self.check_batch(batch)
+        if self.uploads is not None:
+            self.uploads.send(batch, list(self.inputs.values()))
+            return
         for buffer, array in zip(self.inputs.values(), batch):
-            buffer[...] = self.xp.asarray(array)
+            buffer[...] = array
 
     def update(self):
         """One training step on what was fed."""
+        if self.captured is None or not self.graph or dispatch.watched() or random.recording():
+            self._step()
+            return
+        self.captured()
+        for _, tensor in self.model.named_tensors():  # a replay runs no Python, so it notes no change
+            tensor.bump_()
+
+    def _step(self):
+        self.generator.draw = 0  # also after a step that was broken off
         with self.generator:
             self.train_step()
         self.generator.advance_()
+
+    def _setting(self):
+        """What a captured step is good for: these buffers, this seed (kernels have it as a number), these modes."""
+        buffers = [(a.data.ptr, a.shape, a.dtype) for a in self.inputs.values()]
+        return buffers, self.generator.seed, dispatch.modes()
 
     def metrics(self) -> dict:
         """The losses of the last step, as floats: waits for the device."""
