@@ -1,6 +1,6 @@
 """Everything that only a GPU can prove, in one command: `make gpu-check`.
 
-    python3 -m bench.gpu_check [--part smoke|parity|sanitizer|kernels] [--out DIR] [--limit SECONDS] [--dry]
+    python3 -m bench.gpu_check [--part smoke|parity|sanitizer|kernels|graph] [--out DIR] [--limit SECONDS] [--dry]
 
 It runs with the machine's own python3 (CuPy, Triton and torch installed there) and installs nothing. Without --part:
 smoke first, then the others until the limit, keeping what is finished. Results go to bench/results/<gpu>/. What cannot
@@ -12,6 +12,7 @@ interpreter on NumPy arrays and a few cases: it finds mistakes in this file, and
                off, and a second run of each that must give the same bits
     sanitizer  compute-sanitizer over a small case of every operation
     kernels    forward and backward of the models' layers, ours beside torch, cuDNN, SDPA and Liger (bench/gpu)
+    graph      training steps captured in a CUDA graph beside the same steps launched kernel by kernel: the same bits
 """
 
 import argparse
@@ -26,6 +27,7 @@ import numpy as np
 
 from bench import floors
 from bench.gpu.device import PRECISIONS, Device, NotRun, as_tuple
+from bench.gpu.graph import graph
 from bench.gpu.kernels import answer, kernels, summary
 from bench.gpu.worker import answer_all
 from core import dispatch
@@ -132,7 +134,7 @@ def one_case(device, name):
     device.run(case, arrays, comparing.random_dys(case, outputs, np.float32))
 
 
-PARTS = {"smoke": smoke, "parity": parity, "sanitizer": sanitizer, "kernels": kernels}
+PARTS = {"smoke": smoke, "parity": parity, "sanitizer": sanitizer, "kernels": kernels, "graph": graph}
 
 # --- the command ----------------------------------------
 

@@ -100,7 +100,7 @@ def number_beside(x, others) -> Array:
     else:
         dtype = np.dtype(np.float32)
     with np.errstate(over="ignore"):
-        return array_module(*others).asarray(x, dtype=dtype)
+        return array_module(*others).full((), x, dtype)  # made on the device: a captured step copies nothing to it
 
 
 # --- dtypes ----------------------------------------

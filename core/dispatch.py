@@ -106,6 +106,11 @@ def forward(name: str, inputs, attrs) -> tuple:
     return op, _cast(y, dtype), saved
 
 
+def modes() -> tuple:
+    """What `use` and `on` have set here: a step that was captured under other modes is another one."""
+    return _mode.get(), _tf32.get(), _half.get(), _device.get()
+
+
 def backward(op: Op, saved, dy, needs, attrs) -> tuple:
     """The gradients of one operation, by the implementation that ran forward."""
     if op.backend != "reference":
@@ -158,6 +163,11 @@ def record(name, op):
     log = _log.get()
     if log is not None:
         log.append((name, backend(op)))
+
+
+def watched() -> bool:
+    """Whether somebody records or watches what runs: a replayed graph would show nothing."""
+    return _log.get() is not None or anomaly.watching.get() is not None
 
 
 @contextlib.contextmanager

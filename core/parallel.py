@@ -32,7 +32,8 @@ def backward(losses, n: int, count: int, scale=None) -> list:
     def work(part, start, stop):
         with part:
             tensors, weight = losses(start, stop)
-            dy = array_module(tensors[0].data).asarray(weight if scale is None else weight * scale)
+            dy = array_module(tensors[0].data).full((), weight, np.float64)
+            dy = dy if scale is None else dy * scale
             return tensors[0].gradients(dy), [t.data * weight for t in tensors]
 
     edges = [i * n // count for i in range(count + 1)]

@@ -29,6 +29,13 @@ def parser():
     t.add_argument("--save-every", type=positive, metavar="N", help="steps between checkpoints and samples")
     t.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     t.add_argument("--precision", choices=PRECISIONS, help="of products: fp32 (default), tf32 (on a GPU), fp16")
+    t.add_argument(
+        "--no-graph",
+        dest="graph",
+        action="store_false",
+        help="on a GPU: launch the kernels of a step one by one; by default a step is captured in one CUDA graph and "
+        "replayed, in the same bits",
+    )
     t.add_argument("--detect-anomaly", action="store_true", help="name the operation that first makes a NaN; slower")
     t.set_defaults(run=_train)
 
@@ -56,8 +63,10 @@ def _train(args):
         kind = Run.open(args.resume).settings["model"]
         if args.model not in (None, kind):
             raise ValueError(f"{args.resume} holds a {kind} run, not {args.model}")
-        options = {"device": args.device, "save_every": args.save_every, "anomalies": args.detect_anomaly}
-        run, trainer, seconds = resume(args.resume, steps=args.steps, **options)
+        options = {"device": args.device, "graph": args.graph}
+        run, trainer, seconds = resume(
+            args.resume, steps=args.steps, save_every=args.save_every, anomalies=args.detect_anomaly, **options
+        )
     else:
         if not args.model:
             raise ValueError(f"name a model ({', '.join(MODELS)}), or a run with --resume")
@@ -73,6 +82,7 @@ def _train(args):
             device=args.device,
             precision=args.precision or "fp32",
             save_every=args.save_every,
+            graph=args.graph,
             anomalies=args.detect_anomaly,
         )
     if getattr(trainer, "left_out", 0):

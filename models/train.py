@@ -17,6 +17,7 @@ from tqdm import tqdm
 from core import AnomalyError, detect_anomaly, threads
 from core.checkpoint import CheckpointError
 from models.pictures import save_losses, save_samples
+from models.readings import Readings
 from models.runs import Run, RunError, describe_device, note, versions
 
 # Commands report these in one line.
@@ -38,17 +39,20 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
     run.samples.mkdir(exist_ok=True)
     if done and not any(run.samples.glob(f"step_{done:06d}.*")):  # killed between a checkpoint and its pictures
         _show(run, trainer, done)
-    batches, saved = trainer.batches("train"), True
+    batches, readings, saved = trainer.batches("train"), Readings(trainer), True
     bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True)
     with _clear_errors(run), bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
         while done < steps and not stop:
-            began = time.perf_counter()
-            losses, done = _step(trainer, next(batches), anomalies), done + 1
-            _log(run, trainer, done, losses, anomalies, time.perf_counter() - began, log, bar)
+            _step(trainer, readings, batches, anomalies)
+            done += 1
             saved = done % save_every == 0 or done == steps
+            for step, losses, seconds in readings.all() if saved else readings.ready():
+                _log(run, trainer, step, losses, anomalies, seconds, log, bar)
             if saved:
                 _save(run, trainer, done, log, anomalies)
         if stop and not saved:
+            for step, losses, seconds in readings.all():
+                _log(run, trainer, step, losses, anomalies, seconds, log, bar)
             _save(run, trainer, done, log, anomalies)
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
@@ -89,12 +93,13 @@ def _clear_errors(run):
         raise RunError(f"{what}; the last checkpoint is {run.saved() or 'not written yet'}") from None
 
 
-def _step(trainer, batch, anomalies):
+def _step(trainer, readings, batches, anomalies):
     if not anomalies:
-        return trainer.step(batch)
+        readings.step(batches)
+        return
     try:
         with detect_anomaly(trainer.model):
-            return trainer.step(batch)
+            readings.step(batches)
     except AnomalyError as error:
         raise RunError(f"{trainer.kind}: step {trainer.steps + 1}: {error}") from None
 
@@ -144,6 +149,7 @@ def train_new(
     data_path,
     device,
     precision="fp32",
+    graph=True,
     save_every=None,
     anomalies=False,
 ):
@@ -152,18 +158,20 @@ def train_new(
     run = Run.create(out, kind, preset, config, seed, data_path, device, precision)
     with run.locked():
         run.clear()
-        trainer = trainer_type(config, seed=seed, device=device, data=data_path, precision=precision)
+        options = {"device": device, "precision": precision, "graph": graph}
+        trainer = trainer_type(config, seed=seed, data=data_path, **options)
         run.write_settings()
         run.write_tokenizer(trainer)
         return run, trainer, train(run, trainer, save_every, anomalies)
 
 
-def resume(folder, *, steps=None, device="cpu", save_every=None, anomalies=False):
+def resume(folder, *, steps=None, device="cpu", graph=True, save_every=None, anomalies=False):
     """Continue a run to `steps` in all; (run, trainer, seconds)."""
     run = Run.open(folder)
     with run.locked():
         planned = run.config().steps
         trainer = run.trainer(device, **({} if steps is None else {"steps": steps}))
+        trainer.graph = graph
         if trainer.config.steps < trainer.steps:
             raise RunError(f"{folder}: has {trainer.steps} steps already, --steps {steps} should be at least that")
         run.write_tokenizer(trainer)

@@ -1,7 +1,7 @@
 """What all trainers share: one training step cut into feed, update and metrics, and the state that survives it.
 
     feed     copies a batch into buffers whose addresses never change: the only copy from host to device
-    update   the step itself; reads no device value and branches on none
+    update   the step itself; reads no device value and branches on none, so that on a GPU it is replayed as a graph
     metrics  reads the losses of the last step
 
 Everything that a step changes (parameters, moments, running statistics, random and data position) is an array that is
@@ -15,10 +15,12 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, checkpoint, memory, nn, no_grad, optim, threads, use
-from core.arrays import array_module
+from core import Generator, checkpoint, dispatch, memory, nn, no_grad, optim, random, threads, use
+from core.arrays import is_cupy
+from core.capture import Captured
 from core.check import shown
 from core.checkpoint import CheckpointError
+from core.upload import Uploads
 from models.config import COUNTS, Config
 from models.data import DataError, Order
 
@@ -31,9 +33,9 @@ PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has
 
 def impossible(name: str, array, examples: int) -> str | None:
     """What is wrong with the values of this array of a trainer's state, in words; None where they can be."""
+    array = array.get() if is_cupy(array) else array
     if array.dtype.kind == "f":
-        xp = array_module(array)
-        if not xp.isfinite(array).all():
+        if not np.isfinite(array).all():
             return "has values that are not finite"
         squares = name.endswith("running_var") or (name.startswith("optim.") and name.endswith(".v"))
         return "has values below 0" if squares and (array < 0).any() else None
@@ -42,11 +44,12 @@ def impossible(name: str, array, examples: int) -> str | None:
 
 
 class Trainer:
-    """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32").
+    """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32", graph=True).
 
     config None is the preset "demo", data None the carried data. With precision "fp16" products take float16 copies of
     float32 parameters, and each loss is scaled so that small gradients survive (optim.LossScale); "tf32" lets a GPU's
-    products take one TF32 pass, and is nothing on a CPU.
+    products take one TF32 pass, and is nothing on a CPU. graph=False launches every kernel of a step singly on a GPU,
+    in the same bits; on a CPU it means nothing.
     """
 
     kind: str  # the name on the command line
@@ -57,7 +60,9 @@ class Trainer:
     optimizers: dict[str, optim.Optimizer]
     inputs: dict  # name -> the fixed buffer that feed fills
 
-    def __init__(self, config=None, *, seed: int = 0, device: str = "cpu", data=None, precision: str = "fp32"):
+    def __init__(
+        self, config=None, *, seed: int = 0, device: str = "cpu", data=None, precision: str = "fp32", graph: bool = True
+    ):
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}, should be one of {', '.join(PRECISIONS)}")
         threads.one_blas_thread()
@@ -74,6 +79,8 @@ class Trainer:
         with self.generator:
             self.build()
         self.generator.advance_()  # the initial values were drawn in step 0; training draws from step 1
+        self.graph, self.captured = graph, None if self.xp is np else Captured(self._step, self._setting)
+        self.uploads = None if self.xp is np else Uploads()
 
     # What a subclass provides.
     def read_data(self, data):
@@ -101,7 +108,7 @@ class Trainer:
 
     # The step.
     def feed(self, batch):
-        """Copy `batch`, one array per input, into the fixed input buffers."""
+        """Copy `batch`, one array per input, into the fixed input buffers; a GPU may still work on the last one."""
         if len(batch) != len(self.inputs):
             raise ValueError(f"feed: batch has {len(batch)} arrays, should have {len(self.inputs)}")
         for (name, buffer), array in zip(self.inputs.items(), batch):
@@ -110,14 +117,31 @@ class Trainer:
                     f"feed: {name} is {array.dtype} of shape {array.shape}, should be {buffer.dtype} of {buffer.shape}"
                 )
         self.check_batch(batch)
+        if self.uploads is not None:
+            self.uploads.send(batch, list(self.inputs.values()))
+            return
         for buffer, array in zip(self.inputs.values(), batch):
-            buffer[...] = self.xp.asarray(array)
+            buffer[...] = array
 
     def update(self):
         """One training step on what was fed."""
+        if self.captured is None or not self.graph or dispatch.watched() or random.recording():
+            self._step()
+            return
+        self.captured()
+        for _, tensor in self.model.named_tensors():  # a replay runs no Python, so it notes no change
+            tensor.bump_()
+
+    def _step(self):
+        self.generator.draw = 0  # also after a step that was broken off
         with self.generator, use(**PRECISIONS[self.precision]):
             self.train_step()
         self.generator.advance_()
+
+    def _setting(self):
+        """What a captured step is good for: these buffers, this seed (kernels have it as a number), these modes."""
+        buffers = [(a.data.ptr, a.shape, a.dtype) for a in self.inputs.values()]
+        return buffers, self.generator.seed, dispatch.modes()
 
     def scale(self, loss: str):
         """What the gradient of this loss begins with: None, which is 1, or its scale."""

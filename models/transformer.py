@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from core import Tensor, nn, random
+from core.arrays import array_module
 from core.dispatch import run_
 
 
@@ -92,6 +93,7 @@ class Cache:
 
     def reorder(self, index):
         """Row i becomes what row index[i] was: beam search follows its survivors."""
+        index = array_module(self.k).asarray(index)
         self.k, self.v = self.k[index], self.v[index]
 
 

@@ -33,10 +33,11 @@ def dataset(kind):
     return _loaded[kind]
 
 
-def trainer(kind, seed=0, **changes):
+def trainer(kind, seed=0, device="cpu", graph=True, **changes):
     """A new trainer of this kind, small."""
     t = models.MODELS[kind]
-    return t(t.Config.preset("demo", **{**SMALL[kind], **changes}), seed=seed, data=dataset(kind))
+    config = t.Config.preset("demo", **{**SMALL[kind], **changes})
+    return t(config, seed=seed, device=device, data=dataset(kind), graph=graph)
 
 
 def run(t, steps):

@@ -1,14 +1,19 @@
-"""What `make gpu-check` does apart from a GPU: its child process, its floors, its ratios."""
+"""What `make gpu-check` does apart from a GPU: its child process, its floors, its ratios, its comparison of graphs."""
 
 import sys
+import time
 
 import numpy as np
 import pytest
 
+import models
 from bench import floors, peers
-from bench.gpu.device import PRECISIONS, Precision
+from bench.gpu.device import PRECISIONS, Device, Precision
+from bench.gpu.graph import graph
 from bench.gpu.kernels import compare
 from bench.gpu.worker import Worker
+from core import random
+from tests import stand_in
 from tests.specs import BENCH, BY_NAME
 from tests.test_house import ROOT
 
@@ -81,3 +86,27 @@ def test_every_bench_has_its_peers(case):
     assert ("Liger" in who) == (case.op in ("cross_entropy", "linear_cross_entropy", "layer_norm"))
     assert set(peers.FORMATS) <= set(who) or case.op not in peers.CONVOLUTIONS
     assert set(peers.BACKENDS) <= set(who) or case.op != "attention"
+
+
+def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
+    """All four models in a dry run; then a capture that is refused, and a step that counts in Python."""
+    rows = lambda: list(graph(Device(dry=True), time.monotonic() + 600))
+    assert [(r["case"], r["passed"]) for r in rows()] == [(kind, True) for kind in ("gan", "vae", "gpt", "seq2seq")]
+
+    def refused(self):
+        raise NotImplementedError("cuBLAS")
+
+    monkeypatch.delitem(models.MODELS, "gan"), monkeypatch.delitem(models.MODELS, "vae")
+    with monkeypatch.context() as patch:
+        patch.setattr(stand_in.Stream, "begin_capture", refused)
+        assert {r["fault"] for r in rows()} == {"not captured: NotImplementedError: cuBLAS"}
+
+    def counted(self):
+        self.count = getattr(self, "count", 0) + 1
+        self.step[...] = self.count
+        self.draw = 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(random.Generator, "advance_", counted)
+        assert all(r["fault"].startswith("captured: other bits in model.") for r in rows())
+    assert graph(Device(dry=True), 0).__next__()["fault"] == "not run: out of time"

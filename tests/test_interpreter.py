@@ -141,7 +141,8 @@ def test_a_dry_run_of_the_gpu_check_passes(tmp_path):
     environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {p.name for p in tmp_path.iterdir()} == {f"{p}.json" for p in ("smoke", "parity", "sanitizer", "kernels")}
+    parts = ("smoke", "parity", "sanitizer", "kernels", "graph")
+    assert {p.name for p in tmp_path.iterdir()} == {f"{p}.json" for p in parts}
     rows = json.loads((tmp_path / "kernels.json").read_text())["rows"]
     right = {row["who"] for row in rows if row["passed"]}
     assert right == {"ours", "torch eager", "torch NCHW", "torch channels last", *right & SDPA, "torch.compile"}

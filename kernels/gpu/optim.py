@@ -17,7 +17,7 @@ Precision   float32, bias corrections and the norm in float64: b^t by exp, in ea
 Versions    one launch for each tensor: 5 to 10 microseconds of the host for each. One flat buffer for all parameters:
             no table, but parameters would no longer be arrays of their own
 Limits      one dtype: arrays of another dtype or layout are copied, and copied back where they change. A captured graph
-            holds addresses, so the tables must outlive it: those of the last 64 sets do
+            has the tables' addresses: it holds them, and they are copied beside it (core/capture.py)
 Source      multi-tensor apply is NVIDIA apex's (multi_tensor_apply.cuh); untested on a device: all of it
 """
 
@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
+from core.capture import hold, upload
 from kernels.gpu.common import cdiv, contiguous
 from kernels.launch import blocks, launch
 
@@ -192,6 +193,7 @@ class Tensors:
         self.chunks = _chunks(xp, sizes, config["BLOCK"])
         addresses = tuple(tuple(map(_address, of_one)) for of_one in zip(*self.flat))
         self.table = _table(xp, sizes, addresses, len(roles))
+        hold(self.table, self.chunks)
         self.constants = {"TYPE": TYPES[str(dtype)], "ROLES": len(roles), **config}
 
     def launch(self, kernel, *arguments, **flags):
@@ -213,14 +215,14 @@ def _address(a):
 def _chunks(xp, sizes, block):
     """(programs, 2): the tensor of each program and its first element there."""
     rows = [(i, start) for i, size in enumerate(sizes) for start in range(0, size, block)]
-    return xp.asarray(np.array(rows, np.int64).reshape(len(rows), 2))
+    return upload(xp, np.array(rows, np.int64).reshape(len(rows), 2))
 
 
 @functools.lru_cache(maxsize=64)
 def _table(xp, sizes, addresses, roles):
     """(tensors, 1 + roles): length, and the address in each role."""
     rows = [(size, *a) for size, a in zip(sizes, addresses)]
-    return xp.asarray(np.array(rows, np.int64).reshape(len(rows), 1 + roles))
+    return upload(xp, np.array(rows, np.int64).reshape(len(rows), 1 + roles))
 
 
 def _with_gradient(grads, *roles):

@@ -1,0 +1,77 @@
+"""The part `graph`: a training step captured in one CUDA graph is the step itself, and costs the host less.
+
+For each model, small: STEPS steps launched kernel by kernel against as many by a graph, from the same seed, and again
+with a checkpoint in the middle that another trainer goes on from. All state arrays have the same bits. The launches of
+a step are counted while it is captured; a replay makes none. A capture that fell back is a failure, with its reason.
+
+A dry run takes tests/stand_in.py for CuPy, and the reference for the kernels, of which it counts none.
+"""
+
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+
+import models
+from kernels import launch
+from tests import small, stand_in
+
+STEPS, DRY_STEPS = 20, 8
+
+
+def graph(device, until):
+    """A row for each model."""
+    with stand_in.without_a_gpu() if device.dry else contextlib.nullcontext():
+        for kind in models.MODELS:
+            if time.monotonic() > until:
+                yield {"case": kind, "passed": False, "fault": "not run: out of time"}
+                continue
+            try:
+                yield {"case": kind, **compared(kind, DRY_STEPS if device.dry else STEPS)}
+            except Exception as error:
+                yield {"case": kind, "passed": False, "fault": f"{type(error).__name__}: {error}"}
+
+
+def compared(kind, steps) -> dict:
+    """Captured, not captured, and gone on with from a checkpoint: the row's other entries."""
+    plain, captured = (small.trainer(kind, device="cuda", graph=graph) for graph in (False, True))
+    timed = {name: taken(t, steps) for name, t in (("kernel_by_kernel", plain), ("graph", captured))}
+    wanted, again = on_host(plain), resumed(kind, steps)
+    reason = captured.captured.reason
+    fault = f"not captured: {reason}" if reason else ""
+    for name, t in (("captured", on_host(captured)), ("resumed", again)):
+        differ = small.different(wanted, t)
+        fault = fault or (f"{name}: other bits in {', '.join(differ[:3])}" if differ else "")
+    if not fault and timed["graph"]["launches"]:
+        fault = f"a replay launched {timed['graph']['launches']} kernels itself"
+    return {"passed": not fault, "fault": fault, **timed}
+
+
+def taken(trainer, steps) -> dict:
+    """Take `steps` steps; launches, and milliseconds of the host, for one of the later half: it waits for none."""
+    batches = trainer.batches("train")
+    for _ in range(steps // 2):
+        trainer.step(next(batches), read=False)
+    trainer.metrics()
+    rest = [next(batches) for _ in range(steps - steps // 2)]
+    began, before = time.perf_counter(), launch.COUNT.total()
+    for batch in rest:
+        trainer.step(batch, read=False)
+    seconds, launches = time.perf_counter() - began, launch.COUNT.total() - before
+    return {"launches": launches // len(rest), "host_ms": round(1000 * seconds / len(rest), 4)}
+
+
+def resumed(kind, steps) -> dict:
+    """The state after as many steps by graphs, of two trainers with a checkpoint between them."""
+    first, second = (small.trainer(kind, seed=seed, device="cuda") for seed in (0, 1))
+    small.run(second, 4)  # it has a graph of its own, of other values, when the checkpoint is loaded
+    small.run(first, steps // 2)
+    with tempfile.TemporaryDirectory() as folder:
+        first.save(Path(folder) / "half")
+        second.load(Path(folder) / "half")
+    small.run(second, steps - steps // 2)
+    return on_host(second)
+
+
+def on_host(trainer) -> dict:
+    return {name: a.get() if hasattr(a, "get") else a for name, a in trainer.state().items()}

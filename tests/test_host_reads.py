@@ -1,0 +1,91 @@
+"""No step reads from the device or copies from the host, on the path that a GPU takes: its kernels' launches are noted
+instead of run, on arrays that refuse what CuPy's refuse. And nothing that a launch is given changes from step to step,
+since a graph would go on giving what it was when it was captured."""
+
+import numpy as np
+import pytest
+
+import models
+from kernels import launch
+from tests import small, stand_in
+
+# What else a step may do, options that the small presets leave out.
+OPTIONS = [
+    *((kind, {}) for kind in models.MODELS),
+    ("gan", {"loss": "hinge", "feature_matching": 0.5}),
+    ("seq2seq", {"positions": "sinusoidal"}),
+]
+
+
+@pytest.fixture
+def gpu():
+    with stand_in.cupy() as gpu:
+        yield gpu
+
+
+def given(noted):
+    """What launches were given besides addresses, as text: nan is not nan."""
+    plain = lambda a: (a.shape, str(a.dtype)) if hasattr(a, "dtype") else a
+    parts = ((n.kernel.__name__, n.grid, [plain(a) for a in n.arguments], n.constants, n.options) for n in noted)
+    return [repr(part) for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), OPTIONS, ids=lambda v: v if isinstance(v, str) else "-".join(v) or "small"
+)
+def test_a_step_leaves_the_host_alone(kind, options, gpu):
+    with launch.recording(90) as noted:
+        t = small.trainer(kind, device="cuda", **options)
+        batches, steps = t.batches("train"), []
+        gpu.reads.clear()
+        for _ in range(5):
+            before = len(noted)
+            t.step(next(batches), read=False)
+            steps.append(given(noted[before:]))
+        assert not gpu.reads and t.captured.reason is None and t.captured.held  # the optimisers' tables
+        assert len(steps[0]) > 50 and steps[0] == steps[1] == steps[2] and steps[3] == steps[4] == []
+        t.metrics()
+        assert gpu.reads == ["tolist"]
+
+
+@pytest.mark.parametrize("kind", models.MODELS)
+def test_looking_at_a_model_reads_by_the_named_ways_only(kind, tmp_path):
+    """Samples, figures and checkpoints on "cuda", by the reference: no array turns into NumPy's unasked."""
+    with stand_in.without_a_gpu() as gpu:
+        t = small.trainer(kind, device="cuda")
+        small.run(t, 1)
+        t.sample(1), t.evaluate(), t.save(tmp_path / "c")
+        small.trainer(kind, device="cuda").load(tmp_path / "c")
+        assert set(gpu.reads) <= {"get", "tolist", "__int__"}
+
+
+# --- the stand-in refuses what CuPy refuses ----------------------------------------
+
+HOST = np.ones(3, np.float32)
+REFUSED = {
+    "a NumPy function": lambda x: np.sum(x),
+    "a conversion": lambda x: np.asarray(x),
+    "a NumPy array beside": lambda x: HOST * x,
+    "a NumPy array written": lambda x: x.__setitem__(slice(None), HOST),
+    "a NumPy array among arguments": lambda x: x.xp.where(x > 0, x, HOST),
+}
+
+
+@pytest.mark.parametrize("do", REFUSED.values(), ids=REFUSED)
+def test_what_cupy_refuses_is_refused(do, gpu):
+    import cupy
+
+    x = cupy.ones((3,), np.float32)
+    x.xp = cupy
+    with pytest.raises(TypeError):
+        do(x)
+    assert not gpu.reads
+
+
+def test_what_goes_to_the_host_is_noted(gpu):
+    import cupy
+
+    x = cupy.full((), 2, np.int64)
+    assert (int(x), float(x), bool(x), x.item(), x.tolist(), x.get()) == (2, 2.0, True, 2, 2, 2)
+    assert [HOST[x - 2], *range(x)] == [1, 0, 1]
+    assert gpu.reads == ["__int__", "__float__", "__bool__", "item", "tolist", "get", "__index__", "__index__"]
