@@ -14,8 +14,8 @@ RESULTS = ROOT / "bench" / "results"
 PARTS = "smoke", "parity", "sanitizer", "kernels", "steps"
 MARKS = "<!-- gpu: made by `make report` -->", "<!-- end of gpu -->"
 NOTHING = (
-    "**Not measured on a GPU yet.** No device has left results in `bench/results`: no kernel has run on one, and nothing "
-    "is claimed of its speed."
+    "**Not measured on a GPU yet.** No device has left results in `bench/results`: no kernel has run on one, and "
+    "nothing is claimed of its speed."
 )
 MACHINE = ("driver_version", "torch", "cudnn", "triton", "cupy-cuda13x", "cupy-cuda12x", "numpy", "clocks.sm")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import floors, peers
-from bench.gpu import sampling, sides, steps
+from bench.gpu import memory, sampling, sides, steps
 from bench.gpu.device import PRECISIONS, Device, Precision
 from bench.gpu.kernels import compare
 from bench.gpu.timing import Clock, in_a_row
@@ -17,6 +17,7 @@ from core import dispatch
 from tests.specs import BENCH, BY_NAME
 from tests.test_house import ROOT
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's compiler, of torch
 CHILD = """
 import time
 from bench.gpu.worker import answer_all
@@ -125,6 +126,7 @@ def begin():
 
 @pytest.mark.parametrize("who", sides.contenders("gan"))
 def test_nobody_is_timed_whose_losses_are_others(who, begin):
+    assert sides.make(Device(dry=True), who, begin, PRECISIONS[0]).off <= 1e-5
     off = begin._replace(losses={**begin.losses, "g_loss": begin.losses["g_loss"] * 1.01})
     with pytest.raises(ArithmeticError, match=r"g_loss is .* off the reference's: nothing is timed"):
         sides.make(Device(dry=True), who, off, PRECISIONS[0])
@@ -177,6 +179,14 @@ def test_our_steps_take_one_tf32_pass_where_the_row_says_so(begin, monkeypatch):
     for precision in steps.TRAINED_IN:
         sides.make(Device(dry=True), "ours", begin._replace(losses={}), precision).build()()
     assert [p.name for p in steps.TRAINED_IN] == ["float32", "tf32"] and seen == [False, False, True, True]
+
+
+def test_memory_is_the_most_that_was_held_at_once():
+    """As CuPy's pool tells its hooks: 3 and 5 are there together, 9 comes when 3 has gone."""
+    held = memory._hook(object)()
+    for size in (3, 5, -3, 9, -9):
+        (held.malloc_postprocess if size > 0 else held.free_postprocess)(mem_size=abs(size), mem_ptr=1)
+    assert held.most == 14
 
 
 def test_steps_are_timed_in_a_row_without_waiting():
