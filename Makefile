@@ -13,7 +13,7 @@ help:
 	@echo "make bench     time the training steps and operations beside PyTorch's, on an idle machine (half an hour)"
 	@echo "make parity    judge everything against PyTorch again and write the ledger, bench/results/parity.md and .html"
 	@echo "make gpu-check what only an NVIDIA GPU can prove (PART=, OUT=, LIMIT=; DRY=1 walks through it without one)"
-	@echo "make report    the ledger's pages and pictures again, from what is recorded"
+	@echo "make report    all tables, pages and pictures again, from what is recorded"
 
 .venv/base: locks/base.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Assay needs Python 3.11 or 3.12 (with venv); neither was found"; exit 1; fi

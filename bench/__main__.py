@@ -4,7 +4,7 @@ python -m bench step MODEL a training step beside PyTorch's, in turns; --help sa
 python -m bench ops [PATTERN] single operations beside PyTorch's
 python -m bench scaling    time and memory of attention and linear cross entropy as they grow, and a picture
 python -m bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
-python -m bench report     the tables, pages and pictures of bench/results again, and the README's
+python -m bench report     the tables, pages and pictures of bench/results again, each GPU's too, and the README's
 """
 
 import resource
@@ -53,11 +53,12 @@ def presets(args):
 
 def report(args):
     """Needs torch, whose results it compares with: imported here, so that `presets` does without."""
-    from bench import speed
+    from bench import gpu_report, speed
     from bench.report import write_parity
 
     write_parity()
     speed.write()
+    gpu_report.write()
 
 
 def run_ops(args):

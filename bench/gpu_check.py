@@ -1,6 +1,6 @@
 """Everything that only a GPU can prove, in one command: `make gpu-check`.
 
-    python3 -m bench.gpu_check [--part smoke|parity|sanitizer|kernels|graph] [--out DIR] [--limit SECONDS] [--dry]
+    python3 -m bench.gpu_check [--part PART] [--out DIR] [--limit SECONDS] [--dry]
 
 It runs with the machine's own python3 (CuPy, Triton and torch installed there) and installs nothing. Without --part:
 smoke first, then the others until the limit, keeping what is finished. Results go to bench/results/<gpu>/. What cannot
@@ -12,6 +12,7 @@ interpreter on NumPy arrays and a few cases: it finds mistakes in this file, and
                off, and a second run of each that must give the same bits
     sanitizer  compute-sanitizer over a small case of every operation
     kernels    forward and backward of the models' layers, ours beside torch, cuDNN, SDPA and Liger (bench/gpu)
+    steps      training steps and sampling of the models, ours beside torch eager, compiled and in a CUDA graph
     graph      training steps captured in a CUDA graph beside the same steps launched kernel by kernel: the same bits
 """
 
@@ -29,6 +30,7 @@ from bench import floors
 from bench.gpu.device import PRECISIONS, Device, NotRun, as_tuple
 from bench.gpu.graph import graph
 from bench.gpu.kernels import answer, kernels, summary
+from bench.gpu.steps import answer_step, steps, steps_summary
 from bench.gpu.worker import answer_all
 from core import dispatch
 from tests import comparing
@@ -134,7 +136,16 @@ def one_case(device, name):
     device.run(case, arrays, comparing.random_dys(case, outputs, np.float32))
 
 
-PARTS = {"smoke": smoke, "parity": parity, "sanitizer": sanitizer, "kernels": kernels, "graph": graph}
+PARTS = {
+    "smoke": smoke,
+    "parity": parity,
+    "sanitizer": sanitizer,
+    "kernels": kernels,
+    "steps": steps,
+    "graph": graph,
+}
+ANSWERS = {"kernels": answer, "steps": answer_step}
+SUMMARIES = {"kernels": summary, "steps": steps_summary}
 
 # --- the command ----------------------------------------
 
@@ -163,11 +174,12 @@ def run_part(name, device, until, out) -> int:
     bad = [r for r in rows if not r["passed"] and not r["fault"].startswith("not run")]
     missing = sum(not r["passed"] for r in rows) - len(bad)
     print(f"{name}: {len(rows)} rows, {len(bad)} failed, {missing} not run ({time.monotonic() - began:.0f} s)")
-    lines = list(summary(rows)) if name == "kernels" else []
+    lines = list(SUMMARIES[name](rows)) if name in SUMMARIES else []
     if lines and not device.dry:
         print("\n".join(lines))
+    shown = "case", "model", "batch", "what", "precision", "fault", "error"
     for row in bad[:20]:
-        print("  ", {k: v for k, v in row.items() if k in ("case", "what", "precision", "fault", "error")})
+        print("  ", {k: row[k] for k in shown if k in row})
     return len(bad)
 
 
@@ -180,7 +192,7 @@ def main(arguments=None) -> int:
     )
     parser.add_argument("--dry", action="store_true", help="without a device, under the interpreter")
     parser.add_argument("--one-case", help=argparse.SUPPRESS)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=ANSWERS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     began = time.monotonic()
     try:
@@ -189,7 +201,7 @@ def main(arguments=None) -> int:
         print(f"gpu-check: not run: {why}")
         return 1
     if args.worker:
-        answer_all(lambda question: answer(device, question))
+        answer_all(lambda question: ANSWERS[args.worker](device, question))
         return 0
     if args.one_case:
         one_case(device, args.one_case)

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from bench.page import PAGE
+from bench.speed import put_block
 from tests.parity import Error, Verdict
 from tests.specs import BENCH, FAMILIES
 from tests.trajectories import Trajectory
@@ -128,12 +129,7 @@ def readme_block() -> str:
 
 def write_readme(path=ROOT / "README.md"):
     """Put the block between the README's marks."""
-    text = path.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    if not rest or not after:
-        raise ValueError(f"{path}: lacks the marks {MARKS[0]} and {MARKS[1]}")
-    path.write_text(before + readme_block() + after, encoding="utf-8")
+    put_block(path, MARKS, readme_block())
 
 
 def markdown(ledger, rows, trajectories) -> str:

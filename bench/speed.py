@@ -63,9 +63,16 @@ def readme_block() -> str:
     return "\n".join([MARKS[0], "", *steps_table(), "", MARKS[1]])
 
 
+def put_block(page, marks, block):
+    """Write `block`, which has the two marks at its ends, in place of what stands between them on a page."""
+    before, first, rest = page.read_text(encoding="utf-8").partition(marks[0])
+    _, last, after = rest.partition(marks[1])
+    if not first or not last:
+        raise ValueError(f"{page}: lacks the marks {marks[0]} and {marks[1]}")
+    page.write_text(before + block + after, encoding="utf-8")
+
+
 def write(readme=ROOT / "README.md"):
     """The page, and the README's table."""
     SPEED_MD.write_text(markdown(), encoding="utf-8")
-    text = readme.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    readme.write_text(before + readme_block() + rest.partition(MARKS[1])[2], encoding="utf-8")
+    put_block(readme, MARKS, readme_block())

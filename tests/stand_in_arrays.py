@@ -109,7 +109,20 @@ class ndarray(NDArrayOperatorsMixin):
     device = property(lambda self: SimpleNamespace(id=0))
     flags = property(lambda self: SimpleNamespace(c_contiguous=self.host.flags.c_contiguous))
 
-    for _name in ("sum", "mean", "max", "min", "all", "any", "astype", "copy", "reshape", "transpose", "swapaxes", "view"):
+    for _name in (
+        "sum",
+        "mean",
+        "max",
+        "min",
+        "all",
+        "any",
+        "astype",
+        "copy",
+        "reshape",
+        "transpose",
+        "swapaxes",
+        "view",
+    ):
         locals()[_name] = _method(_name)
     for _name in ("get", "item", "tolist", "__int__", "__float__", "__bool__", "__index__"):
         locals()[_name] = _reader(_name)

@@ -17,6 +17,7 @@ import pytest
 
 from core.op import Op
 from core.table import TABLE, Kernel
+from models import MODELS
 from tests import trips
 from tests.specs import FAMILIES
 from tests.test_house import ROOT
@@ -24,6 +25,9 @@ from tests.test_kernel_sources import FILES, kernels, wrappers
 
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 SDPA = {"SDPA flash", "SDPA cudnn", "SDPA efficient", "SDPA math"}  # which of them there are on a CPU is torch's matter
+RIVALS = "ours", "torch eager", "CUDA graph"
+LAST = {("gan", "torch eager, channels last"), ("vae", "torch eager, channels last")}
+COMPILED = "torch.compile", "torch.compile reduce-overhead", "torch.compile max-autotune"
 NO_LIGER = "not run: liger_kernel is not installed"
 GROUPS = {**FAMILIES, "shape and sums": ("sum", "mean", "max", "min", "embedding")}
 
@@ -141,12 +145,25 @@ def test_a_dry_run_of_the_gpu_check_passes(tmp_path):
     environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    parts = ("smoke", "parity", "sanitizer", "kernels", "graph")
-    assert {p.name for p in tmp_path.iterdir()} == {f"{p}.json" for p in parts}
+    parts = {"smoke", "parity", "sanitizer", "kernels", "steps", "graph"}
+    assert {p.stem for p in tmp_path.iterdir()} == parts
     rows = json.loads((tmp_path / "kernels.json").read_text())["rows"]
     right = {row["who"] for row in rows if row["passed"]}
     assert right == {"ours", "torch eager", "torch NCHW", "torch channels last", *right & SDPA, "torch.compile"}
     assert "SDPA math" in right and {row["fault"] for row in rows if row["who"] == "Liger"} == {NO_LIGER}
+    check_steps(json.loads((tmp_path / "steps.json").read_text())["rows"])
+
+
+def check_steps(rows):
+    """Everybody took a step or sampled, with losses that were looked at."""
+    assert all(row["passed"] and row["losses checked"] <= 1e-5 for row in rows)
+    for row in rows:
+        assert row["who"] != "ours" or (row["ratio"] > 0 and row["best_peer"] != "ours")
+    trained = {(row["model"], row["who"]) for row in rows if row["task"] == "step"}
+    assert trained == {(kind, who) for kind in MODELS for who in RIVALS} | {("gan", who) for who in COMPILED} | LAST
+    assert {(row["model"], row["who"]) for row in rows if row["task"] == "sample"} == {
+        (kind, who) for kind in ("gan", "vae", "gpt") for who in RIVALS[:2]
+    }
 
 
 def test_without_cupy_or_a_gpu_there_is_one_clear_line():

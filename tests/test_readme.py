@@ -11,7 +11,7 @@ import pytest
 from tests.test_house import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted((ROOT / "docs" / "kernels").glob("*.md"))
+PAGES = [*sorted((ROOT / "docs" / "kernels").glob("*.md")), ROOT / "docs" / "gpu.md"]
 
 
 def examples(page):

@@ -97,11 +97,9 @@ def test_images_sampled_by_torch_are_ours(kind):
     images = []
     for dtype in (torch.float64, torch.float32):
         twin = TWINS[kind](t, dtype)
-        model = twin.model.eval()
+        twin.model.eval()
         with torch.no_grad():
-            z = twin.tensor(draws[-1])
-            y = (model.generator(z) + 1) / 2 if kind == "gan" else torch.sigmoid(model.decoder(z))
-        images.append(y[:, 0].numpy())
+            images.append(twin.images(twin.tensor(draws[-1])).numpy())
     judge(f"{kind} samples", [Draw(ours, images[0].astype(np.float64), images[1])], np.float32)
 
 
@@ -116,6 +114,34 @@ def test_text_written_by_torch_is_ours():
         for _ in range(8):
             ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
     assert t.tokenizer.decode(ids) == ours
+
+
+def test_kept_keys_and_values_change_no_logits_of_the_twin():
+    """In float64, from a prompt of five tokens on, one token a call, as against the whole text at once."""
+    t = small.trainer("gpt")
+    model, ids = TWINS["gpt"](t, torch.float64).model.eval(), torch.tensor(next(t.batches("train"))[0])
+    with torch.no_grad():
+        caches, whole = model.caches(len(ids)), model(ids)
+        kept = [model.next_logits(ids[:, :5], caches), *(model.next_logits(i[:, None], caches) for i in ids.T[5:])]
+    assert (torch.stack(kept, 1) - whole[:, 4:]).abs().max() <= 1e-12 * whole.abs().max()
+
+
+def test_a_captured_step_starts_again_in_the_memory_it_has():
+    """Weights as before, moments zero, and every tensor at its address; the learning rate is one of them."""
+    t = small.trainer("gan")
+    twin, batch = TWINS["gan"](t, fused=True, capturable=True), next(t.batches("train"))
+    before = {name: (p.data_ptr(), p.clone()) for name, p in twin.model.named_parameters()}
+    twin.step(batch)
+    rates = [o.param_groups[0]["lr"] for o in twin.optimizers.values()]
+    moments = [m for o in twin.optimizers.values() for s in o.state.values() for m in s.values()]
+    c = t.config
+    wanted = c.floor + (c.lr - c.floor) * (1 + np.cos(np.pi / c.steps)) / 2  # after one step
+    assert all(abs(r.item() / wanted - 1) <= 4 * np.finfo(np.float32).eps for r in rates)
+    assert all(isinstance(r, torch.Tensor) for r in rates) and all(m.any() for m in moments)
+    twin.restart(t.model.state_dict())
+    after = dict(twin.model.named_parameters())
+    assert all(after[name].data_ptr() == at and torch.equal(after[name], p) for name, (at, p) in before.items())
+    assert not any(m.any() for m in moments)
 
 
 def test_translations_by_torch_are_ours():

@@ -17,6 +17,16 @@ class NotRun(Exception):
     """Why something cannot run here."""
 
 
+def outcome(f, *arguments) -> dict:
+    """What f gives, as a row that passed; or why it did not, in a line."""
+    try:
+        return {"passed": True, "fault": "", **f(*arguments)}
+    except (NotRun, dispatch.KernelLimit) as why:
+        return {"passed": False, "fault": f"not run: {why}"}
+    except Exception as error:
+        return {"passed": False, "fault": f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"}
+
+
 class Precision(NamedTuple):
     """How a row computes: its arrays' dtype, and whether float32 products take one TF32 pass, ours and torch's."""
 

@@ -2,28 +2,25 @@
 
 A row is one contender on one case in one precision: its largest error against float64, and for each pass milliseconds
 (a cold L2, the median with its 20 % and 80 % quantiles), the host's milliseconds, the floor and the part of it that was
-reached. Our rows also hold the ratio to the best peer; over 1 we are faster. Losing rows stay.
+reached, and the memory that the call held beside its inputs. Our rows also hold the ratio to the best peer; over 1 we
+are faster. Losing rows stay.
 
 Ours run in one child process, torch's in another (torch.compile and Liger want Triton with torch's driver, ours is
 CuPy's). Before anything is timed our kernels are compiled by several processes at once; torch.compile comes last.
 """
 
 import functools
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from bench import floors
-from bench.gpu.device import PRECISIONS, NotRun, as_tuple
-from bench.gpu.worker import Worker
-from core import dispatch
+from bench.gpu.device import PRECISIONS, NotRun, as_tuple, outcome
+from bench.gpu.worker import COMPILERS, Worker, asked, compile_first, worker_command
 from tests import comparing, parity
 from tests.specs import BENCH, BY_NAME
 
-COMPILERS = 8  # processes that compile at once
-COMPILING, TIMING = 120, 90  # seconds for one question
+TIMING = 90  # seconds for one question
 SAME = 0.05  # a peer whose largest error is above this computes something else
 PASSES = ("forward", "forward and backward")
 DRY = (  # small relatives of the benches' cases
@@ -45,45 +42,28 @@ def kernels(device, until):
     """All rows, each as soon as it is there."""
     from bench import peers
 
-    jobs = [(c.name, p.name, who) for p in PRECISIONS for c in chosen(device, p) for who in peers.contenders(c)]
-    jobs.sort(key=lambda job: job[2] == peers.COMPILED)
-    command = [sys.executable, "-m", "bench.gpu_check", "--worker", *(["--dry"] if device.dry else [])]
+    jobs = [
+        {"case": c.name, "precision": p.name, "who": who}
+        for p in PRECISIONS
+        for c in chosen(device, p)
+        for who in peers.contenders(c)
+    ]
+    jobs.sort(key=lambda job: job["who"] == peers.COMPILED)
+    command = worker_command("kernels", device.dry)
     workers = [Worker(command) for _ in range(1 if device.dry else COMPILERS)]
     try:
         half = time.monotonic() + (until - time.monotonic()) / 2
-        compile_first(workers, [job for job in jobs if job[2] == "ours"], half)
+        compile_first(workers, [job for job in jobs if job["who"] == "ours"], half)
         for worker in workers[1:]:
             worker.close()  # the last one starts anew, for torch: with a driver of torch's own
         rows: list = []
         for job in jobs:
-            rows.append(asked(workers[0 if job[2] == "ours" else -1], job, until))
+            rows.append(asked(workers[0 if job["who"] == "ours" else -1], job, until, TIMING))
             compare(rows)
             yield rows[-1]
     finally:
         for worker in workers:
             worker.close()
-
-
-def compile_first(workers, jobs, until):
-    """Each worker runs its share of our cases once: what it compiles, the others find on the disk."""
-
-    def share(i):
-        for job in jobs[i :: len(workers)]:
-            asked(workers[i], job, until, "compile", COMPILING)
-
-    with ThreadPoolExecutor(len(workers)) as pool:
-        list(pool.map(share, range(len(workers))))
-
-
-def asked(worker, job, until, task="time", limit=TIMING) -> dict:
-    row = dict(zip(("case", "precision", "who"), job))
-    left = until - time.monotonic()
-    if left <= 0:
-        return {**row, "passed": False, "fault": "not run: out of time"}
-    answer = worker.ask({"task": task, **row}, min(limit, left))
-    if row["who"] != "ours" and not answer["passed"] and not answer["fault"].startswith("not run"):
-        answer["fault"] = f"not run: {answer['fault']}"  # a peer that fails is no fault of ours
-    return {**row, **answer}
 
 
 def compare(rows):
@@ -117,19 +97,14 @@ def summary(rows):
 def answer(device, question) -> dict:
     """The child's answer to one question."""
     case, precision = BY_NAME[question["case"]], next(p for p in PRECISIONS if p.name == question["precision"])
-    try:
-        device.set_torch(precision)
-        if question["task"] == "compile":
-            return {"passed": True, "fault": "", **compiled(device, case, precision)}
-        return {"passed": True, "fault": "", **timed(device, case, precision, question["who"])}
-    except (NotRun, dispatch.KernelLimit) as why:
-        return {"passed": False, "fault": f"not run: {why}"}
-    except Exception as error:
-        return {"passed": False, "fault": f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"}
+    if question["compile"]:
+        return outcome(compiled, device, case, precision)
+    return outcome(timed, device, case, precision, question["who"])
 
 
 def compiled(device, case, precision) -> dict:
     """Run a case by our kernels, so that all of them are compiled."""
+    device.set_torch(precision)
     arrays = case.arrays(precision.dtype)
     with device.kernels(precision.tf32):
         outputs = as_tuple(case.ours(*device.tensors(case, arrays)))
@@ -150,19 +125,21 @@ def known(name, precision):
 def timed(device, case, precision, who) -> dict:
     """Error and times of one contender; what is wrong raises instead."""
     from bench import peers
-    from bench.gpu import timing
+    from bench.gpu import memory, timing
 
+    device.set_torch(precision)
     arrays, dys, oracle = known(case.name, precision)
     results = peers.make(device, who, case, arrays, dys, precision).results()
     right = judged(device, case, precision) if who == "ours" else same(case, arrays, results, oracle, precision)
     row = {"error": right, "tf32": precision.tf32}
     work, peak = floors.work(case, arrays, results), floors.peaks(device.name)
     run = peers.make(device, who, case, arrays, dys, precision)  # Liger has written over the last one's inputs
-    clock = timing.clock(device, "cupy" if who == "ours" else "torch")
+    library = "cupy" if who == "ours" else "torch"
+    clock = timing.clock(device, library)
     for name, f in zip(PASSES, (run.forward, run.both)):
         if name == "forward" and who == "Liger" and case.op in peers.WITH_GRADIENT:
             continue  # it would be compared with a forward pass that computes no gradient
-        row[name] = timing.measured(f, clock)
+        row[name] = {**timing.measured(f, clock), "mib": memory.peak(device, library, f)[1]}
         if peak is not None:
             floor = floors.floor_ms(work[name], precision, peak)
             row[name].update(floor, of_floor=round(floor["floor_ms"] / max(row[name]["ms"], 1e-9), 4))

@@ -1,4 +1,8 @@
-"""The clock: milliseconds on the GPU by events, each call with a cold L2, and the host's by its own clock."""
+"""The clock: milliseconds on the GPU by events, and the host's by its own clock.
+
+Single operations are timed call by call, each with a cold L2; whole training steps in a row, without waiting between
+them and with whatever the last one left in the L2, as in training.
+"""
 
 import time
 from typing import Any, NamedTuple
@@ -8,6 +12,7 @@ import numpy as np
 WARM = 3  # calls before
 REPEATS = 30  # timed calls
 CALLS = 50  # calls in a row, without waiting, whose host time is divided by their number
+ROUNDS, IN_A_ROW = 10, 20  # of whole steps: times they are taken, and steps between two events
 FLUSH = 64 << 20  # bytes written between timed calls: more than any L2
 
 
@@ -65,3 +70,22 @@ def measured(f, clock: Clock) -> dict:
     clock.wait()
     low, median, high = (float(q) for q in np.quantile(times, (0.2, 0.5, 0.8)))
     return {"ms": round(median, 5), "low": round(low, 5), "high": round(high, 5), "host_ms": round(host, 5)}
+
+
+def in_a_row(f, clock: Clock, calls: int) -> dict:
+    """Milliseconds of a call when `calls` are begun without waiting, median and quantiles over some rounds: of the GPU,
+    of the host until all are begun, and of the wall until all are done."""
+    times, host, wall = [], [], []
+    for _ in range(min(clock.repeats, ROUNDS)):
+        clock.wait()
+        began = time.perf_counter()
+        clock.start()
+        for _ in range(calls):
+            f()
+        host.append(1e3 * (time.perf_counter() - began) / calls)
+        times.append(clock.stop() / calls)
+        clock.wait()
+        wall.append(1e3 * (time.perf_counter() - began) / calls)
+    low, median, high = (round(float(q), 5) for q in np.quantile(times, (0.2, 0.5, 0.8)))
+    rest = {"host_ms": round(float(np.median(host)), 5), "wall_ms": round(float(np.median(wall)), 5)}
+    return {"ms": median, "low": low, "high": high, **rest}

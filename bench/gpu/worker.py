@@ -7,7 +7,12 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+COMPILERS = 8  # processes that compile at once
+COMPILING = 120  # seconds for one question
 
 
 class Worker:
@@ -52,6 +57,33 @@ class Worker:
             self.process.communicate()
             self.errors.close()
             self.process = None
+
+
+def worker_command(part, dry) -> list:
+    """What starts a child that answers a part's questions."""
+    return [sys.executable, "-m", "bench.gpu_check", "--worker", part, *(["--dry"] if dry else [])]
+
+
+def asked(worker, job: dict, until, limit, compile=False) -> dict:
+    """The row that a job, which names its contender as "who", becomes by the child's answer."""
+    left = until - time.monotonic()
+    if left <= 0:
+        return {**job, "passed": False, "fault": "not run: out of time"}
+    answer = worker.ask({**job, "compile": compile}, min(limit, left))
+    if job["who"] != "ours" and not answer["passed"] and not answer["fault"].startswith("not run"):
+        answer["fault"] = f"not run: {answer['fault']}"  # a peer that fails is no fault of ours
+    return {**job, **answer}
+
+
+def compile_first(workers, jobs, until):
+    """Each worker runs its share of our jobs once: what it compiles, the others find on the disk."""
+
+    def share(i):
+        for job in jobs[i :: len(workers)]:
+            asked(workers[i], job, until, COMPILING, compile=True)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(share, range(len(workers))))
 
 
 def answer_all(answer):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core import interop
+from core.arrays import is_cupy
 
 
 def channels_first(x):
@@ -19,6 +20,11 @@ def channels_first(x):
 def channels_last(x):
     """(N, C, H, W) -> (N, H, W, C); anything else as it is."""
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def host(array):
+    """An array of a trainer's, wherever it lies, as NumPy has it."""
+    return array.get() if is_cupy(array) else array
 
 
 class Dropout(nn.Module):
@@ -33,21 +39,35 @@ class Dropout(nn.Module):
     def forward(self, x):
         if self.draws is None or not self.training or not self.p:
             return F.dropout(x, self.p, self.training)
-        mask = channels_first(torch.as_tensor(next(self.draws)))
+        mask = channels_first(torch.as_tensor(host(next(self.draws)))).to(x.device)
         return x * mask / (1 - self.p)
 
 
 class Twin:
-    """One training step of a model in PyTorch. Subclasses say what the modules are and what a step does."""
+    """One training step of a model in PyTorch. Subclasses say what the modules are and what a step does.
+
+    On a GPU ("cuda") weights, moments and draws lie there. `capturable` keeps the learning rate and the count of steps
+    there too, as a step in a CUDA graph wants it; train_step then reads nothing that the host has to change.
+    """
 
     METRICS: tuple
+    PARTS: tuple  # methods from a batch to a loss: what torch.compile is for
     model: nn.Module
 
-    def __init__(self, trainer, dtype=torch.float32, memory_format=torch.contiguous_format, fused=False):
-        self.config, self.dtype, self.fused = trainer.config, dtype, fused
+    def __init__(
+        self,
+        trainer,
+        dtype=torch.float32,
+        memory_format=torch.contiguous_format,
+        fused=False,
+        device="cpu",
+        capturable=False,
+    ):
+        self.config, self.dtype, self.device = trainer.config, dtype, device
+        self.adam = {"fused": fused, "capturable": capturable}
         self.model = self.build(trainer)
         self.load(trainer.model.state_dict())
-        self.model.to(dtype)
+        self.model.to(device, dtype)
         self.format = memory_format
         for p in self.model.parameters():
             if p.ndim == 4:
@@ -62,28 +82,40 @@ class Twin:
         """(optimizers, schedules)"""
         raise TypeError(f"{type(self).__name__} has no optimisers")
 
+    def rate(self, lr):
+        """A learning rate as the optimisers take it: on the device where steps are captured."""
+        return torch.tensor(lr, device=self.device) if self.adam["capturable"] else lr
+
     def train_step(self, *batch) -> tuple:
         """Forward, backward and optimiser steps; the losses, one per METRICS."""
         raise TypeError(f"{type(self).__name__} has no step")
 
     def load(self, state: dict):
         """Weights from a state_dict of ours."""
-        arrays = interop.to_torch_state_dict(state)
+        arrays = interop.to_torch_state_dict({name: host(a) for name, a in state.items()})
         self.model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
+
+    def restart(self, state: dict):
+        """These weights, moments of zero and no step taken, all in the memory that is there: a graph points to it."""
+        self.load(state)
+        for optimizer in self.optimizers.values():
+            for moments in optimizer.state.values():
+                for tensor in moments.values():
+                    tensor.zero_()
 
     def state(self) -> dict:
         """The weights as a state_dict of ours."""
-        return interop.from_torch_state_dict({name: t.detach() for name, t in self.model.state_dict().items()})
+        return interop.from_torch_state_dict({name: t.detach().cpu() for name, t in self.model.state_dict().items()})
 
     def gradients(self) -> dict:
         """{name: gradient in our layout} of the parameters that have one."""
-        grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        grads = {name: p.grad.cpu() for name, p in self.model.named_parameters() if p.grad is not None}
         return interop.from_torch_state_dict(grads)
 
     def tensor(self, array):
         """An array as torch has it: floating ones in this twin's dtype, images channels first."""
-        x = torch.as_tensor(array)
-        x = x.to(self.dtype) if x.is_floating_point() else x
+        x = torch.as_tensor(host(array))
+        x = x.to(self.device, self.dtype) if x.is_floating_point() else x.to(self.device)
         return channels_first(x).contiguous(memory_format=self.format) if x.ndim == 4 else x
 
     def feed(self, draws):
@@ -95,25 +127,30 @@ class Twin:
 
     def normal(self, *shape):
         """The next draw, or standard normals of torch's own."""
-        return torch.randn(shape, dtype=self.dtype) if self.draws is None else self.tensor(next(self.draws))
+        if self.draws is None:
+            return torch.randn(shape, dtype=self.dtype, device=self.device)
+        return self.tensor(next(self.draws))
 
     def step(self, batch, draws=None) -> dict:
         """One training step on a batch of ours; the losses as floats."""
         self.feed(draws)
-        losses = self.train_step(*(self.tensor(a) for a in batch))
+        losses = self.advance(*(self.tensor(a) for a in batch))
         if self.draws is not None and next(self.draws, None) is not None:
             raise ValueError(f"{type(self).__name__}: draws are left over: the twin drew less than we did")
         return dict(zip(self.METRICS, (float(x) for x in losses)))
 
-    def update(self, optimizer):
-        """Step one optimiser and its schedule."""
-        self.optimizers[optimizer].step()
-        self.schedules[optimizer].step()
+    def advance(self, *inputs) -> tuple:
+        """One training step on tensors; the losses, without waiting for them. The schedules are the host's affair."""
+        losses = self.train_step(*inputs)
+        for plan in self.schedules.values():
+            plan.step()
+        return losses
 
 
 def schedule(optimizer, lr):
     """lr(step), where `step` counts those already taken."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr(step) / optimizer.defaults["lr"])
+    base = float(optimizer.defaults["lr"])
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr(step) / base)
 
 
 def cosine(lr, total, warmup=0, floor=0.0):

@@ -71,7 +71,7 @@ def bce(logits, target):
 
 
 class GANTwin(Twin):
-    METRICS = ("d_loss", "g_loss")
+    METRICS, PARTS = ("d_loss", "g_loss"), ("generate", "d_loss", "g_loss")
     model: GAN
 
     def build(self, trainer):
@@ -80,30 +80,35 @@ class GANTwin(Twin):
     def optimisation(self):
         c, parts = self.config, {"generator": self.model.generator, "discriminator": self.model.discriminator}
         optimizers = {
-            name: torch.optim.Adam(part.parameters(), c.lr, betas=(c.beta1, 0.999), fused=self.fused)
+            name: torch.optim.Adam(part.parameters(), self.rate(c.lr), betas=(c.beta1, 0.999), **self.adam)
             for name, part in parts.items()
         }
         return optimizers, {k: schedule(o, cosine(c.lr, c.steps, floor=c.floor)) for k, o in optimizers.items()}
 
     def train_step(self, real):
-        fake = self.model.generator(self.normal(len(real), self.config.latent))
-        return self._train_discriminator(real, fake.detach()), self._train_generator(real, fake)
+        fake = self.generate(len(real))
+        d_loss = self._step("discriminator", self.d_loss(real, fake.detach()))
+        self.model.discriminator.requires_grad_(False)
+        g_loss = self._step("generator", self.g_loss(real, fake))
+        self.model.discriminator.requires_grad_(True)
+        return d_loss, g_loss
 
-    def _train_discriminator(self, real, fake):
+    def generate(self, n):
+        return self.model.generator(self.normal(n, self.config.latent))
+
+    def images(self, z):
+        """z (N, Z) -> images (N, 28, 28) in [0, 1]."""
+        return (self.model.generator(z)[:, 0] + 1) / 2
+
+    def d_loss(self, real, fake):
         d = self.model.discriminator
         on_real, on_fake = d(real), d(fake)
         if self.config.loss == "hinge":
-            loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-        else:
-            loss = bce(on_real, 1.0) + bce(on_fake, 0.0)
-        self.optimizers["discriminator"].zero_grad()
-        loss.backward()
-        self.update("discriminator")
-        return loss.detach()
+            return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+        return bce(on_real, 1.0) + bce(on_fake, 0.0)
 
-    def _train_generator(self, real, fake):
+    def g_loss(self, real, fake):
         d = self.model.discriminator
-        d.requires_grad_(False)
         features = d.features(fake)
         logits = d.dense(features)
         kinds = {"hinge": lambda: -logits.mean(), "minimax": lambda: -bce(logits, 0.0)}
@@ -111,10 +116,12 @@ class GANTwin(Twin):
         if self.config.feature_matching:
             wanted = d.features(real).mean(0)
             loss = loss + self.config.feature_matching * F.mse_loss(features.mean(0), wanted)
-        self.optimizers["generator"].zero_grad()
+        return loss
+
+    def _step(self, name, loss):
+        self.optimizers[name].zero_grad()
         loss.backward()
-        self.update("generator")
-        d.requires_grad_(True)
+        self.optimizers[name].step()
         return loss.detach()
 
 
@@ -160,7 +167,7 @@ class VAE(nn.Module):
 
 
 class VAETwin(Twin):
-    METRICS = ("loss", "reconstruction", "kl")
+    METRICS, PARTS = ("loss", "reconstruction", "kl"), ("losses",)
     model: VAE
 
     def build(self, trainer):
@@ -168,16 +175,23 @@ class VAETwin(Twin):
 
     def optimisation(self):
         c = self.config
-        optimizer = torch.optim.Adam(self.model.parameters(), c.lr, fused=self.fused)
+        optimizer = torch.optim.Adam(self.model.parameters(), self.rate(c.lr), **self.adam)
         return {"vae": optimizer}, {"vae": schedule(optimizer, cosine(c.lr, c.steps))}
 
     def train_step(self, x):
+        losses = self.losses(x)
+        self.optimizers["vae"].zero_grad()
+        losses[0].backward()
+        self.optimizers["vae"].step()
+        return tuple(loss.detach() for loss in losses)
+
+    def images(self, z):
+        """z (N, Z) -> the probability of each pixel (N, 28, 28)."""
+        return torch.sigmoid(self.model.decoder(z)[:, 0])
+
+    def losses(self, x):
         mu, logvar = self.model.encoder(x)
         logits = self.model.decoder(mu + torch.exp(0.5 * logvar) * self.normal(*mu.shape))
         reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
         kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum() / len(x)
-        loss = reconstruction + self.config.beta * kl
-        self.optimizers["vae"].zero_grad()
-        loss.backward()
-        self.update("vae")
-        return loss.detach(), reconstruction.detach(), kl.detach()
+        return reconstruction + self.config.beta * kl, reconstruction, kl

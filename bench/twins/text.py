@@ -20,11 +20,26 @@ class Attention(nn.Module):
     def split(self, x):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, T, d)
 
-    def forward(self, x, memory=None, mask=None, causal=False):
+    def forward(self, x, memory=None, mask=None, causal=False, cache=None):
         k, v = self.kv(x if memory is None else memory).chunk(2, -1)
         q, k, v = self.split(self.q(x)), self.split(k), self.split(v)
+        if cache is not None:
+            k, v = cache.append(k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Cache:
+    """Keys and values that one block has seen, (B, h, Tmax, d) each."""
+
+    def __init__(self, like, batch, heads, length, width):
+        self.k, self.v = (like.new_zeros(batch, heads, length, width) for _ in range(2))
+        self.length = 0
+
+    def append(self, k, v):
+        start, self.length = self.length, self.length + k.shape[2]
+        self.k[:, :, start : self.length], self.v[:, :, start : self.length] = k, v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
 
 class MLP(nn.Module):
@@ -44,8 +59,8 @@ class Block(nn.Module):
             self.norm3, self.cross = nn.LayerNorm(d), Attention(d, heads)
         self.norm2, self.mlp, self.drop = nn.LayerNorm(d), MLP(d), Dropout(dropout)
 
-    def forward(self, x, mask=None, causal=False, memory=None, memory_mask=None):
-        x = x + self.drop(self.attn(self.norm1(x), mask=mask, causal=causal))
+    def forward(self, x, mask=None, causal=False, memory=None, memory_mask=None, cache=None):
+        x = x + self.drop(self.attn(self.norm1(x), mask=mask, causal=causal, cache=cache))
         if memory is not None:
             x = x + self.drop(self.cross(self.norm3(x), memory, memory_mask))
         return x + self.drop(self.mlp(self.norm2(x)))
@@ -57,15 +72,16 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(c.d_model, c.heads, c.dropout, cross) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.d_model)
 
-    def forward(self, x, **options):
-        for block in self.blocks:
-            x = block(x, **options)
+    def forward(self, x, caches=None, **options):
+        for i, block in enumerate(self.blocks):
+            x = block(x, cache=None if caches is None else caches[i], **options)
         return self.norm(x)
 
 
 class GPT(nn.Module):
     def __init__(self, c, vocab):
         super().__init__()
+        self.config = c
         self.wte, self.wpe = nn.Embedding(vocab, c.d_model), nn.Embedding(c.context, c.d_model)
         self.drop, self.stack = Dropout(c.dropout), Stack(c)
 
@@ -73,6 +89,17 @@ class GPT(nn.Module):
         """ids (B, T) -> logits (B, T, V)"""
         x = self.drop(self.wte(ids) + self.wpe.weight[: ids.shape[1]])
         return F.linear(self.stack(x, causal=True), self.wte.weight)
+
+    def caches(self, batch):
+        c = self.config
+        size = batch, c.heads, c.context, c.d_model // c.heads
+        return [Cache(self.wte.weight, *size) for _ in range(c.layers)]
+
+    def next_logits(self, ids, caches):
+        """Logits (B, V) of the token after ids (B, T): a prompt while the caches are empty, then one token a call."""
+        start = caches[0].length
+        x = self.wte(ids) + self.wpe.weight[start : start + ids.shape[1]]
+        return F.linear(self.stack(x, causal=start == 0, caches=caches)[:, -1], self.wte.weight)
 
 
 class Transformer(nn.Module):
@@ -100,7 +127,7 @@ class Transformer(nn.Module):
 
 
 class TokenTwin(Twin):
-    METRICS = ("loss", "grad_norm")
+    METRICS, PARTS = ("loss", "grad_norm"), ("loss",)
 
     def learning_rate(self):
         """step -> learning rate."""
@@ -112,18 +139,21 @@ class TokenTwin(Twin):
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": c.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, c.lr, betas=(0.9, c.beta2), fused=self.fused)
+        optimizer = torch.optim.AdamW(groups, self.rate(c.lr), betas=(0.9, c.beta2), **self.adam)
         return {"all": optimizer}, {"all": schedule(optimizer, self.learning_rate())}
 
     def train_step(self, *batch):
-        *inputs, target = batch
-        logits = self.model(*inputs)
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), **self.loss_options())
+        loss = self.loss(*batch)
         self.optimizers["all"].zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.update("all")
+        self.optimizers["all"].step()
         return loss.detach(), norm
+
+    def loss(self, *batch):
+        *inputs, target = batch
+        logits = self.model(*inputs)
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), **self.loss_options())
 
     def loss_options(self) -> dict:
         return {}

@@ -1,0 +1,144 @@
+"""The part `steps`: training steps and sampling of whole models, ours beside PyTorch's, after all losses were checked.
+
+A row is one contender on one model in one precision: milliseconds of a step by the GPU's events around some steps in a
+row, the median with its 20 % and 80 % quantiles, without emptying the L2 between them; the host's time to start a step,
+and the wall's; the most memory that the library's allocator handed out, and what the driver has less of afterwards.
+Rows of sampling hold images or tokens a second. Our rows also hold the ratio to the best peer; over 1 we are faster.
+
+Ours run in one child process, then torch's in another, each question within a time limit; torch.compile comes last. A
+step is timed as users take it: kernels where they take the arguments, the reference elsewhere.
+"""
+
+import itertools
+import time
+
+from bench.gpu import memory, sampling, sides, timing
+from bench.gpu.device import PRECISIONS, outcome
+from bench.gpu.worker import COMPILERS, Worker, asked, compile_first, worker_command
+from tests import small
+
+STEPS = (  # model, preset, batch
+    *(("gan", "paper", 64), ("gan", "paper", 256), ("vae", "paper", 128)),
+    *(("gpt", "demo", 12), ("gpt", "small", 32), ("seq2seq", "demo", 32)),
+)
+SAMPLES = (
+    *(("gan", "paper", 256), ("vae", "paper", 128)),
+    *(("gpt", "demo", 1), ("gpt", "demo", 32), ("gpt", "small", 1), ("gpt", "small", 32)),
+)
+DRY_STEPS = tuple((kind, "demo", 4) for kind in small.SMALL)
+TRAINED_IN = [p for p in PRECISIONS if p.dtype == "float32"]  # trainers have no other dtype
+LIMIT = 240  # seconds for one question: torch.compile has to compile twice
+KEYS = ("task", "model", "preset", "batch", "precision")
+
+# --- asking ----------------------------------------
+
+
+def jobs(device) -> list:
+    """All rows to be, the quickest contenders first: when time runs out, the most telling ones are there."""
+    steps, samples = (DRY_STEPS, DRY_STEPS[:3]) if device.dry else (STEPS, SAMPLES)
+    precisions = TRAINED_IN[:1] if device.dry else TRAINED_IN  # without a device both are the same
+    tasks = [("step", *job, sides.contenders(job[0])) for job in steps]
+    tasks += [("sample", *job, sampling.CONTENDERS) for job in samples]
+    found = [
+        {**dict(zip(KEYS, (*task, p.name))), "who": who} for p in precisions for *task, names in tasks for who in names
+    ]
+    if device.dry:  # one model's compiling shows as much as four's
+        found = [job for job in found if job["who"] not in sides.MODES or job["model"] == "gan"]
+    order = sides.contenders("gan")
+    return sorted(found, key=lambda job: order.index(job["who"]))
+
+
+def steps(device, until):
+    """All rows, each as soon as it is there."""
+    todo = jobs(device)
+    if not device.dry:
+        _compile([job for job in todo if job["who"] == "ours"], time.monotonic() + (until - time.monotonic()) / 3)
+    rows: list = []
+    for _, side in itertools.groupby(todo, key=lambda job: device.dry or job["who"] == "ours"):
+        worker = Worker(worker_command("steps", device.dry))
+        try:
+            for job in side:
+                rows.append(asked(worker, job, until, LIMIT))
+                compare(rows)
+                yield rows[-1]
+        finally:
+            worker.close()
+
+
+def _compile(ours, until):
+    workers = [Worker(worker_command("steps", dry=False)) for _ in range(COMPILERS)]
+    try:
+        compile_first(workers, ours, until)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def cost(row) -> float:
+    """What is compared: a step's time, or the time for an image or token."""
+    return row["ms"] if row["task"] == "step" else 1e3 / row["per_second"]
+
+
+def compare(rows):
+    """Put the ratio to the best peer so far into our row of what the last row is about."""
+    same = [r for r in rows if r["passed"] and [r[k] for k in KEYS] == [rows[-1][k] for k in KEYS]]
+    ours = next((r for r in same if r["who"] == "ours"), None)
+    peers = [r for r in same if r["who"] != "ours"]
+    if ours and peers:
+        best = min(peers, key=cost)
+        ours.update(ratio=round(cost(best) / cost(ours), 3), best_peer=best["who"])
+
+
+def steps_summary(rows):
+    """A line for each of our rows."""
+    for row in rows:
+        if row["passed"] and row.get("who") == "ours":
+            rate = f"{row['per_second']:.0f} a second" if row["task"] == "sample" else f"{row['ms']} ms"
+            ratio = f", {row['ratio']} x {row['best_peer']}" if "ratio" in row else ""
+            yield f"  {row['task']} {row['model']} {row['preset']} {row['batch']} {row['precision']}: {rate}{ratio}"
+
+
+# --- answering ----------------------------------------
+
+
+def answer_step(device, question) -> dict:
+    """The child's answer to one question."""
+    return outcome(_compiled if question["compile"] else _timed, device, question)
+
+
+def _side(device, question) -> tuple:
+    """(the contender, how many things a call of it makes in turn)"""
+    batch, precision = question["batch"], next(p for p in PRECISIONS if p.name == question["precision"])
+    device.set_torch(precision)
+    if question["task"] == "step":
+        begin = sides.start(question["model"], question["preset"], batch, device.dry)
+        return sides.make(device, question["who"], begin, precision), 1
+    t = sides.trainer(question["model"], question["preset"], 1, device.dry)
+    return sampling.make(device, question["who"], t, batch, precision), sampling.made(t)
+
+
+def _compiled(device, question) -> dict:
+    """Our side is made, which takes a step: all of its kernels are compiled then."""
+    _side(device, question)
+    return {}
+
+
+def _timed(device, question) -> dict:
+    """Losses, times and memory of one contender; what is wrong raises instead."""
+    library = "cupy" if question["who"] == "ours" else "torch"
+    side, made = _side(device, question)
+    memory.tidy(device, library)
+    before, clock = memory.free(device, library), timing.clock(device, library)
+
+    def warm():
+        f = side.build()
+        for _ in range(sides.WARM):
+            f()
+        return f
+
+    f, mib = memory.peak(device, library, warm)
+    step = question["task"] == "step"
+    row = timing.in_a_row(f, clock, timing.IN_A_ROW if step and not device.dry else 1)
+    more = {} if step else {"per_second": round(question["batch"] * made * 1e3 / row["wall_ms"], 1)}
+    held = {"mib": mib, "driver_mib": round(before - memory.free(device, library), 1)}
+    return {**row, **more, **held, "losses checked": side.off}
