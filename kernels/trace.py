@@ -5,7 +5,8 @@
 
 Loads and stores reach the interpreter's builder as addresses with a mask, and the arrays of a launch lie at addresses
 that are known: so an access is an array's name and elements. Masked-off lanes touch nothing. An element counts once
-for each load that asks for it, however many lanes do. Sets of elements are written as runs, [first, how many].
+for each load that asks for it, however many lanes do. Sets of elements are written as runs, [first, how many]. Atomic
+operations would pass unseen: these kernels have none.
 
 The running values of a loop (WALKS) and a program's own numbers are read from the kernel's frame by a trace function,
 so no kernel knows that it is watched.
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Walk(NamedTuple):
-    """A kernel's loop over blocks of queries or keys."""
+    """A kernel's first loop, over blocks of queries or keys, whose variable is `start`."""
 
     what: str
     block: str  # the constant with a block's length

@@ -80,6 +80,15 @@ def test_a_phase_reads_the_pixels_and_taps_that_its_tile_needs(name, size, out, 
     assert (np.reshape(array(launch, "x")["reads"], (size, size, 16)) == times[:, :, None]).all()
 
 
+def test_lines_are_those_of_the_file(conv):
+    launch = conv["odd"]["launches"][0]
+    text = (ROOT / launch["file"]).read_text(encoding="utf-8").splitlines(keepends=True)
+    assert text[launch["first"] - 1 :][: len(launch["source"])] == launch["source"]
+    touching = {what: text[int(line) - 1].strip() for line, (what,) in launch["lines"].items()}
+    assert touching.keys() == {"reads x", "reads w", "reads b", "writes y"}
+    assert all("tl.load(" in line if "reads" in what else "tl.store(y_ptr" in line for what, line in touching.items())
+
+
 @pytest.mark.parametrize(
     ("kernel", "own", "other", "seen"),
     [
