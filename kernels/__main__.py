@@ -81,8 +81,11 @@ def trace(args):
     case, _ = trace_cases.chosen(args.op, args.case)
     out = args.out or Path("runs") / "trace" / f"{args.op}-{case}.html"
     page = trace_page.page(trace.recorded(args.op, case))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"trace: --out is {out}, should be a file to write: {error.strerror}") from None
     print(out)
 
 

@@ -242,6 +242,9 @@ def test_the_command_writes_a_page_and_prints_where(tmp_path, capsys):
     assert main(["trace", "bce_with_logits", "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert "variational._bce_backward" in out.read_text(encoding="utf-8")
+    assert main(["trace", "bce_with_logits", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(f"error: trace: --out is {tmp_path}, should be a file to write: Is a directory\n")
 
 
 @pytest.mark.parametrize(
