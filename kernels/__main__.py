@@ -3,6 +3,7 @@
 python -m kernels build                    compile the CPU kernels, which else happens when one is first used
 python -m kernels explain                  the dispatch table: what runs on a CPU and what on a GPU
 python -m kernels check [OP ...]           compile the Triton kernels, with no GPU, and look at what comes out
+python -m kernels trace OP                 draw which program of a Triton kernel reads and writes what, as a page
 python -m kernels tune FAMILY KERNEL OP    time a kernel's configurations on this GPU and keep the best right one
 """
 
@@ -71,6 +72,23 @@ def check(args):
     return 1 if bad else 0
 
 
+def trace(args):
+    """A page that shows every program of an operation's kernels at work, under the interpreter."""
+    try:
+        from kernels import trace, trace_cases, trace_page
+    except ModuleNotFoundError as error:
+        raise ValueError(f"trace needs {error.name}: make .venv/test installs it") from None
+    case, _ = trace_cases.chosen(args.op, args.case)
+    out = args.out or Path("runs") / "trace" / f"{args.op}-{case}.html"
+    page = trace_page.page(trace.recorded(args.op, case))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"trace: --out is {out}, should be a file to write: {error.strerror}") from None
+    print(out)
+
+
 def tune(args):
     from bench.gpu.device import Device, NotRun
     from kernels import tune
@@ -101,6 +119,11 @@ def main(arguments=None) -> int:
     checking.add_argument("--workers", type=positive, default=2, help="processes that compile; default 2")
     checking.add_argument("--tf32", action="store_true", help="float32 products in one TF32 pass, as in use(tf32=True)")
     checking.set_defaults(run=check)
+    tracing = commands.add_parser("trace", help="draw which program reads and writes what")
+    tracing.add_argument("op", help="an operation; one that has no case gets a list of those that have")
+    tracing.add_argument("--case", help="which of the operation's cases; default: its first")
+    tracing.add_argument("--out", type=Path, help="the page; default: runs/trace/OP-CASE.html")
+    tracing.set_defaults(run=trace)
     tuning = commands.add_parser("tune", help="time a kernel's configurations on this GPU")
     tuning.add_argument("family", help="the file of kernels/blocks, without .json")
     tuning.add_argument("kernel", help="a kernel in that table")
