@@ -36,6 +36,7 @@ API = {  # page -> what stands on it, with options of mkdocstrings
     "kernels.launch": {"kernels.launch": {}},
     "models": {"models": {"inherited_members": True}},
 }
+NAMED = re.compile(r"(?<!\[)`([\w/]+/\w+\.py)(: [\w.]+)?`")  # `file` and `file: name` in the text
 LINK = re.compile(r"(\]\(|^\[[^]\n]+\]: )([^)#\s]+)", re.MULTILINE)
 
 
@@ -70,11 +71,15 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    def linked(match):
-        source = _source(match[2], page.file.src_uri)
-        return match[0] + ".md" if source else match[0]
+    def followed(match):
+        return match[0] + ".md" if _source(match[2], page.file.src_uri) else match[0]
 
-    return LINK.sub(linked, markdown)
+    def linked(match):
+        if not (ROOT / match[1]).is_file():
+            return match[0]
+        return f"[{match[0]}]({posixpath.relpath(match[1], posixpath.dirname(page.file.src_uri))}.md)"
+
+    return NAMED.sub(linked, LINK.sub(followed, markdown))
 
 
 def _here(path, config):
@@ -82,8 +87,9 @@ def _here(path, config):
 
 
 def _sources(files):
-    """Paths of the source files that pages link to."""
+    """Paths of the source files that pages link to or name."""
     for file in files.documentation_pages():
+        yield from (path for path, _ in NAMED.findall(file.content_string) if (ROOT / path).is_file())
         for _, target in LINK.findall(file.content_string):
             if source := _source(target, file.src_uri):
                 yield source
