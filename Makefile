@@ -69,7 +69,7 @@ report: .venv/test
 	$(RUN) -m bench report
 
 docs: .venv-docs/made
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
 	@echo "open site/index.html, or for searching: python3 -m http.server --directory site"
 
 docs-check: docs
