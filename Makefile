@@ -1,11 +1,11 @@
-# Every target makes the environment it needs, .venv, from the lock; nothing is installed outside the checkout.
+# Every target makes the environment it needs, .venv (the site's is .venv-docs), from the lock; nothing is installed outside the checkout.
 PYTHON := $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python
 # model:options of the rows of the speed table
 STEPS := gan:--preset:paper:--batch:64 gan:--preset:paper:--batch:256 vae:--preset:paper:--batch:128 gpt:--batch:12 \
   gpt:--preset:small:--batch:32 seq2seq:--batch:32
 
-.PHONY: help demo test test-all bench parity report gpu-check clean
+.PHONY: help demo test test-all bench parity report docs docs-check gpu-check clean
 help:
 	@echo "make demo      train a GAN, a VAE and a GPT in front of you, then open runs/demo/index.html"
 	@echo "make test      the test suite"
@@ -14,6 +14,8 @@ help:
 	@echo "make parity    judge everything against PyTorch again and write the ledger, bench/results/parity.md and .html"
 	@echo "make gpu-check what only an NVIDIA GPU can prove (PART=, OUT=, LIMIT=; DRY=1 walks through it without one)"
 	@echo "make report    all tables, pages and pictures again, from what is recorded"
+	@echo "make docs      all pages and the API as a site: open site/index.html"
+	@echo "make docs-check the site, page by page, in an installed Chromium"
 
 .venv/base: locks/base.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Assay needs Python 3.11 or 3.12 (with venv); neither was found"; exit 1; fi
@@ -26,6 +28,14 @@ help:
 	@echo "installing what the tests need into .venv ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r locks/test.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps triton==3.6.0  # CUDA builds of torch pin their own
+	@touch $@
+
+# The site is built apart from what it describes: its packages need neither the models' nor the tests'.
+.venv-docs/made: locks/docs.txt
+	@if [ -z "$(PYTHON)" ]; then echo "Assay needs Python 3.11 or 3.12 (with venv); neither was found"; exit 1; fi
+	@[ -x .venv-docs/bin/python ] || $(PYTHON) -m venv .venv-docs
+	@echo "installing what the site needs into .venv-docs ..."
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r locks/docs.txt
 	@touch $@
 
 # The CPU kernels, compiled where the sources have changed since; else this takes a second or two.
@@ -58,10 +68,17 @@ parity: .venv/test kernels
 report: .venv/test
 	$(RUN) -m bench report
 
+docs: .venv-docs/made
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
+	@echo "open site/index.html, or for searching: python3 -m http.server --directory site"
+
+docs-check: docs
+	@.venv-docs/bin/python docs/check_site.py
+
 # With the machine's own python3, which has CuPy, Triton and torch; nothing is installed. DRY=1 needs no GPU.
 gpu-check: $(if $(DRY),.venv/test)
 	$(if $(DRY),TRITON_INTERPRET=1 $(RUN),python3) -m bench.gpu_check $(if $(PART),--part $(PART)) $(if $(OUT),--out $(OUT)) \
 	  $(if $(LIMIT),--limit $(LIMIT)) $(if $(DRY),--dry)
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-docs site runs .pytest_cache .mypy_cache .ruff_cache

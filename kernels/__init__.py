@@ -1,1 +1,1 @@
-"""Hand-written kernels behind core/dispatch.py: cpu/ for Numba, gpu/ for Triton, the same file names where both have one."""
+"""Hand-written kernels behind core/dispatch.py: cpu/ for Numba, gpu/ for Triton, under the same file names."""

@@ -128,8 +128,8 @@ PLANTS = {
     "maximum-gradient-to-the-loser": op("pointwise.py", "_share(xp, dy, x, y, ~(x < y))", "dy", "maximum"),
     "embedding-keeps-one-of-repeated-rows": op(
         "shape.py",
-        "xp.add.reduceat(dy.reshape(-1, shape[1])[order], starts, axis=0, dtype=xp.float64)",
-        "dy.reshape(-1, shape[1])[order][starts]",
+        "xp.add.reduceat(dy.reshape(flat.size, shape[1])[order], starts, axis=0, dtype=xp.float64)",
+        "dy.reshape(flat.size, shape[1])[order][starts]",
         "embedding",
     ),
     "discriminator-real-gradient-halved": op(

@@ -2,19 +2,19 @@
 
 A child process trains one model and writes down, after each step, its resident memory and how long the step took: in
 processor time, since time on the wall would measure the machine's other work, and over a fixed piece of work that is
-timed right after it, which other work slows as much. malloc is told to hand back at once what is freed (by itself it
-keeps a large buffer now and then, 14 MiB in the GAN), so that what is resident is what is held. An ordinary run takes
-150 steps of small models, a full one 2,000 of the demo's.
+timed right after it, which other work slows as much. Freed memory stays with the process (core/memory.py), so that
+what is resident is what was held at once at most. An ordinary run takes 150 steps of small models, a full one 2,000 of
+the demo's.
 
 How much may change is taken from the same run: memory from the end of its first fifth on may grow by no more than
 twice what it swung by within that fifth's second half, or by 1 MiB (a page here and there), where a leak of 4 KiB a
 step would come to 6 MiB in 2,000; the last tenth's median step by no more than 10% and four standard errors of the
-two medians.
+two medians. A machine that turns slow half-way does look like that: a run that has is repeated, twice at most; what is
+in the program is there each time.
 """
 
 import gc
 import json
-import os
 import subprocess
 import sys
 
@@ -24,7 +24,7 @@ import pytest
 from tests import small
 from tests.test_house import ROOT
 
-MiB = 2**20
+MiB, ATTEMPTS = 2**20, 3
 CODE = """
 import json, resource, sys, time
 import numpy as np
@@ -59,8 +59,7 @@ print(json.dumps([memory, times]))
 def watched(kind, demo, steps, leak=0):
     """Resident bytes after each step; processor seconds and yardsticks that it took. `leak` bytes are kept of each."""
     command = [sys.executable, "-c", CODE, json.dumps([kind, demo, steps, leak])]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     memory, times = map(np.array, json.loads(done.stdout))
     return memory, times[:, 0], times[:, 1]
 
@@ -81,11 +80,19 @@ def slowing(times):
 
 
 def check(kind, demo, steps):
-    memory, times, relative = watched(kind, demo, steps)
-    (grew, most), (ratio, highest) = growth(memory), slowing(relative)
-    print(f"{kind}: {steps} steps, grew {grew / MiB:.2f} MiB of {most / MiB:.2f}, {memory[-1] / MiB:.0f} MiB in all; ")
-    print(f"step time {np.median(times) * 1e3:.1f} ms, last tenth {ratio:.3f} of the second, at most {highest:.3f}")
-    assert grew <= most and ratio <= highest
+    for _ in range(ATTEMPTS):
+        memory, times, relative = watched(kind, demo, steps)
+        (grew, most), (ratio, highest) = growth(memory), slowing(relative)
+        print(
+            f"{kind}: {steps} steps, grew {grew / MiB:.2f} MiB of {most / MiB:.2f}, {memory[-1] / MiB:.0f} MiB in all; "
+        )
+        print(f"step time {np.median(times) * 1e3:.1f} ms, last tenth {ratio:.3f} of the second, at most {highest:.3f}")
+        assert grew <= most
+        if ratio <= highest:
+            return
+    raise AssertionError(
+        f"{kind}: steps became slower {ATTEMPTS} times, at last {ratio:.3f} where {highest:.3f} may be noise"
+    )
 
 
 @pytest.mark.parametrize("kind", small.SMALL)

@@ -123,7 +123,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(GANTrainer, "step", broken)
     line = refused(capsys, *TRAIN, "--out", tmp_path / "run", bar=True)
-    assert "not finite at step 5" in line and str(tmp_path / "run" / "checkpoint.safetensors") in line
+    assert (
+        "the loss is not finite" in line
+        and "at step 5;" in line
+        and str(tmp_path / "run" / "checkpoint.safetensors") in line
+    )
     assert int(np.frombuffer(last(tmp_path / "run")["optim.generator.step"], np.int64)[0]) == 3
 
 
