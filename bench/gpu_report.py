@@ -11,7 +11,7 @@ from bench.gpu.kernels import PASSES
 from bench.speed import ROOT, put_block
 
 RESULTS = ROOT / "bench" / "results"
-PARTS = "smoke", "parity", "sanitizer", "kernels", "steps"
+PARTS = "smoke", "parity", "sanitizer", "kernels", "steps", "graph"
 MARKS = "<!-- gpu: made by `make report` -->", "<!-- end of gpu -->"
 NOTHING = (
     "**Not measured on a GPU yet.** No device has left results in `bench/results`: no kernel has run on one, and "

@@ -51,7 +51,8 @@ def twin_of(trainer, args, batch):
         if not abs(ours[name] - value) <= TOLERANCE * max(1, abs(value)):
             raise ValueError(f"{name} is {ours[name]} with us and {value} with torch: nothing is timed")
     if args.compile:
-        twin.train_step = torch.compile(twin.train_step)
+        for name in twin.PARTS:
+            setattr(twin, name, torch.compile(getattr(twin, name)))
     return twin
 
 

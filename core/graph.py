@@ -74,17 +74,18 @@ class Node:
             yield self.edges[i], g
 
 
-def walk(source, dy, retain_graph):
-    """Visit the nodes behind `source` from the last made to the first, carrying gradients along the edges.
+def walk(roots, retain_graph):
+    """Visit the nodes behind `roots`, (source, its gradient) each, from the last made to the first, carrying gradients
+    along the edges.
 
     Gives (leaf, its gradient, whether nothing else refers to that array) for every leaf that was reached."""
-    root, index = source
     pending: dict = {}  # id of a node or leaf -> its outputs' gradients so far, each (array, owned by the engine?)
-    _add(pending, root, index, dy, False)
     leaves = {}
-    if not isinstance(root, Node):
-        leaves[id(root)] = root
-    for node in _reachable(root):
+    for (root, index), dy in roots:
+        _add(pending, root, index, dy, False)
+        if not isinstance(root, Node):
+            leaves[id(root)] = root
+    for node in _reachable(root for (root, _), _ in roots):
         arrived = pending.pop(id(node), None)
         if arrived is None:  # reached only through gradients that are None
             _free(node, retain_graph)
@@ -118,11 +119,10 @@ def _owned(g, grads, dys):
     return alone and not arrays.is_repeated(g)
 
 
-def _reachable(root):
-    """Every node that `root` was made from, last made first."""
-    if not isinstance(root, Node):
-        return []
-    seen, stack = {id(root): root}, [root]
+def _reachable(roots):
+    """Every node that one of `roots` was made from, last made first."""
+    seen = {id(root): root for root in roots if isinstance(root, Node)}
+    stack = list(seen.values())
     while stack:
         node = stack.pop()
         if node.edges is None:

@@ -106,7 +106,7 @@ class Tensor:
             dy = xp.asarray(arrays.as_array(_value(dy), "backward: dy"), dtype=self.dtype)
             if dy.shape != self.shape:
                 raise ValueError(f"backward: dy has shape {dy.shape}, should be {self.shape}")
-            return walk(self._source(), dy, retain_graph)
+            return walk([(self._source(), dy)], retain_graph)
 
     def __repr__(self):
         return f"Tensor({self.numpy()}{', requires_grad=True' if self.requires_grad else ''})"

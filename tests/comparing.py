@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from core import graph
 from core.dispatch import recording
 from tests.parity import Draw, Verdict, assess, rms
 from tests.specs import run
@@ -139,7 +140,7 @@ def run_ours(case, arrays, dys):
 
 
 def backward_all(outputs, dys, retain_graph=False):
-    """Backward from every output that has a gradient, over one graph."""
-    used = [(y, dy) for y, dy in zip(outputs, dys) if dy is not None]
-    for i, (y, dy) in enumerate(used):
-        y.backward(dy, retain_graph=retain_graph or i + 1 < len(used))
+    """Backward from every output that has a gradient, in one walk, as torch.autograd.backward."""
+    roots = [(y._source(), dy.astype(y.dtype, copy=False)) for y, dy in zip(outputs, dys) if dy is not None]
+    with np.errstate(all="ignore"):
+        graph.accumulate(graph.walk(roots, retain_graph))
