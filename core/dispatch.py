@@ -32,6 +32,7 @@ _mode: ContextVar[str] = ContextVar("mode", default="auto")
 _tf32: ContextVar[bool] = ContextVar("tf32", default=False)
 _half: ContextVar[bool] = ContextVar("half", default=False)
 _log: ContextVar[list | None] = ContextVar("log", default=None)
+_trace: ContextVar[list | None] = ContextVar("trace", default=None)
 _device: ContextVar[str | None] = ContextVar("device", default=None)
 
 
@@ -97,13 +98,22 @@ def forward(name: str, inputs, attrs) -> tuple:
     """Run one operation: (the implementation that ran, y, saved)."""
     op, _ = choose(name, inputs, attrs)
     record(name, op)
+    y, saved = _run(name, op, inputs, attrs)
+    trace = _trace.get()
+    if trace is not None:
+        trace.append((name, inputs, attrs, y if isinstance(y, tuple) else (y,)))
+    return op, y, saved
+
+
+def _run(name, op, inputs, attrs) -> tuple:
+    """(y, saved); a reference is given the dtype it computes in, and its results go back into the inputs'."""
     if op.backend != "reference":
-        return op, *op.forward(*inputs, **attrs)
+        return op.forward(*inputs, **attrs)
     dtype = _dtype(name, inputs)
     y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
     if isinstance(y, tuple):
-        return op, tuple(v if i in TABLE[name].wide else _cast(v, dtype) for i, v in enumerate(y)), saved
-    return op, _cast(y, dtype), saved
+        return tuple(v if i in TABLE[name].wide else _cast(v, dtype) for i, v in enumerate(y)), saved
+    return _cast(y, dtype), saved
 
 
 def modes() -> tuple:
@@ -179,6 +189,17 @@ def recording():
         yield log
     finally:
         _log.reset(token)
+
+
+@contextlib.contextmanager
+def tracing():
+    """`with tracing() as trace:` collects (operation, input arrays, attrs, output arrays) of what runs inside."""
+    trace: list = []
+    token = _trace.set(trace)
+    try:
+        yield trace
+    finally:
+        _trace.reset(token)
 
 
 def explain(subject, *inputs, **attrs):

@@ -1,4 +1,4 @@
-"""python -m models: train, sample, evaluate."""
+"""python -m models: train, sample, evaluate, export."""
 
 import json
 import sys
@@ -52,6 +52,10 @@ def parser():
     e = commands.add_parser("evaluate", help="figures of merit of a trained run")
     e.add_argument("run_folder", metavar="RUN", help="a run folder")
     e.set_defaults(run=_evaluate)
+
+    x = commands.add_parser("export", help="write ONNX files and PyTorch weights of a trained run")
+    x.add_argument("run_folder", metavar="RUN", help="a run folder; the files go to RUN/export")
+    x.set_defaults(run=_export)
     return p
 
 
@@ -121,6 +125,15 @@ def _evaluate(args):
     content = json.dumps({"step": trainer.steps, **figures}, indent=2)
     write_atomically(f"{args.run_folder}/evaluation.json", content.encode("utf-8"))
     print(f"step {trainer.steps}, {time.perf_counter() - started:.0f} s")
+
+
+def _export(args):
+    from models.export import export, loading  # the onnx library is large, and nothing else needs it
+
+    trainer = _trained(args.run_folder)
+    for path in export(Run.open(args.run_folder), trainer):
+        print(path)
+    print(f"\nin PyTorch, from a checkout, with torch installed:\n\n{loading(trainer)}")
 
 
 def _trained(folder):

@@ -82,7 +82,8 @@ class Transformer(nn.Module):
         initialise(self.encoder, 2 * c.layers)
         initialise(self.decoder, 3 * c.layers)
 
-    def _embed(self, ids, positions, start=0):
+    def embed(self, ids, positions, start=0):
+        """ids (B, T) at positions `start` and on, rows of `positions` -> (B, T, D)."""
         x = self.table(ids)  # (B, T, D)
         if self.config.positions == "sinusoidal":
             x = x * self.config.d_model**0.5  # as in section 3.4, to be heard beside sines of size 1
@@ -91,12 +92,16 @@ class Transformer(nn.Module):
     def encode(self, source):
         """source (B, Ts) -> (memories, mask): keys and values for each decoder block, and which keys are words."""
         mask = (source != PAD)[:, None, None, :]  # (B, 1, 1, Ts)
-        y = self.encoder(self._embed(source, self.source_positions), mask=mask)  # (B, Ts, D)
-        return [block.cross.keys_values(y) for block in self.decoder.blocks], mask
+        return self.memories(source, mask), mask
+
+    def memories(self, source, mask):
+        """Keys and values of the encoder's output for each decoder block; mask (B, 1, 1, Ts)."""
+        y = self.encoder(self.embed(source, self.source_positions), mask=mask)  # (B, Ts, D)
+        return [block.cross.keys_values(y) for block in self.decoder.blocks]
 
     def decode(self, ids, memories, mask, caches=None):
         start = 0 if caches is None else caches[0].length
-        x = self._embed(ids, self.target_positions, start)
+        x = self.embed(ids, self.target_positions, start)
         return self.decoder(x, causal=True, memories=memories, memory_mask=mask, caches=caches)
 
     def loss(self, source, decoder_input, target, **options):

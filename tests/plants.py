@@ -212,8 +212,8 @@ PLANTS = {
     ),
     "decoder-positions-of-the-encoder": Plant(
         "models/seq2seq.py",
-        "self._embed(ids, self.target_positions, start)",
-        "self._embed(ids, self.source_positions, start)",
+        "self.embed(ids, self.target_positions, start)",
+        "self.embed(ids, self.source_positions, start)",
         "tests/test_twins.py -k seq2seq",
     ),
     "weights-to-torch-not-flipped-in-channels": Plant(

@@ -58,6 +58,7 @@ BAD = {
     "models sample <folder>": "not a run folder",
     "models sample <folder> -n 0": "'0' should be",
     "models evaluate <folder>": "not a run folder",
+    "models export <folder>": "not a run folder",
     "models.demo --out": "expected one argument",
     "models.demo --out /dev/null": "/dev/null",
     "kernels": "required: command",
