@@ -12,7 +12,7 @@ import numpy as np
 from core import check
 
 RESAMPLES = 1000  # of means
-COSTLY = 200  # of figures that cost more than a mean
+COSTLY = 200  # of distances, which cost more than a mean
 SEED = 0
 
 
@@ -34,13 +34,13 @@ def of_median(values) -> Interval:
     return _of(lambda i: np.median(values[i]), len(values), RESAMPLES)
 
 
-def of_figure(figure, n: int) -> Interval:
-    """Of figure(indices), for n things; moved so that the mean of the resampled figures is the figure itself.
+def of_distance(figure, n: int) -> Interval:
+    """Of a distance, figure(indices), for n things; moved so that the mean of the resampled ones is the distance.
 
-    A figure such as the Frechet distance is larger of fewer different things, and a resample has fewer.
+    A Frechet distance is larger of fewer different things, and a resample has fewer. The interval is cut off at 0.
     """
     value, low, high = _of(figure, n, COSTLY, around=True)
-    return Interval(value, low, high)
+    return Interval(value, max(low, 0.0), high)
 
 
 def _of(figure, n, resamples, around=False):

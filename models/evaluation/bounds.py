@@ -6,6 +6,8 @@ L_1 is the ELBO; L_K grows with K, towards log p(x). So the gap between them is 
 N images, K draws, Z latents.
 """
 
+import functools
+
 import numpy as np
 from tqdm import tqdm
 
@@ -45,16 +47,18 @@ def vae_weights(trainer, images, draws: int = DRAWS):
         parameters = trainer.model.encoder(trainer.xp.asarray(pixels))
         mu, logvar = (p.numpy().astype(np.float64) for p in parameters)  # (N, Z) each
         for i in tqdm(range(len(images)), desc="likelihood", unit="image", dynamic_ncols=True):
-
-            def log_likelihood(z, x=pixels[i].reshape(-1).astype(np.float64)):
-                logits = trainer.model.decoder(trainer.xp.asarray(z.astype(np.float32))).numpy()
-                return bernoulli(logits.reshape(len(z), -1).astype(np.float64), x)
-
+            likelihood = functools.partial(decoded, trainer, pixels[i].reshape(-1))
             for j in range(0, draws, block):
                 noise = random.normal((min(block, draws - j), mu.shape[1]), np.float64)
                 noise = noise.get() if hasattr(noise, "get") else noise
-                found[i, j : j + block] = log_weights(mu[i], logvar[i], noise, log_likelihood)
+                found[i, j : j + block] = log_weights(mu[i], logvar[i], noise, likelihood)
     return found
+
+
+def decoded(trainer, x, z):
+    """log p(x|z) (K,) of one image's pixels x (784,) and latents z (K, Z)."""
+    logits = trainer.model.decoder(trainer.xp.asarray(z.astype(np.float32))).numpy()
+    return bernoulli(logits.reshape(len(z), -1).astype(np.float64), x.astype(np.float64))
 
 
 def vae_figures(trainer) -> list:

@@ -30,7 +30,9 @@ def table(reports) -> str:
     ours = [(report.title, [shown(figures[name].ours) for name in SHOWN]) for report, figures in zip(reports, by_name)]
     lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in (real, *ours)]
     settings = reports[0].settings
-    return "\n".join([*lines, "", *(f"{settings[name]}." for name in ("samples", "neighbours", "intervals", "classifier"))])
+    return "\n".join(
+        [*lines, "", *(f"{settings[name]}." for name in ("samples", "neighbours", "intervals", "classifier"))]
+    )
 
 
 def picture(reports, samples, real) -> bytes:

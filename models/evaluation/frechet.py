@@ -12,7 +12,7 @@ from core import check
 
 
 def moments(features) -> tuple:
-    """(mean (D,), covariance (D, D)) of features (n, D), float64; n must be above D, or the covariance says too little."""
+    """(mean (D,), covariance (D, D)) of features (n, D), float64; n must be above D."""
     n, d = features.shape
     check.count("frechet", "the number of samples", n, d + 1)
     features = features.astype(np.float64)

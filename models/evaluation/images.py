@@ -14,9 +14,9 @@ from core import check
 from models import classifier
 from models.data import DataError
 from models.evaluation import bounds, frechet, plots
-from models.evaluation.bootstrap import COSTLY, RESAMPLES, of_figure, of_mean, of_median
+from models.evaluation.bootstrap import COSTLY, RESAMPLES, of_distance, of_mean, of_median
 from models.evaluation.neighbours import COVERAGE_K, PRECISION_K, manifold_figures, nearest
-from models.evaluation.report import Figure, Report
+from models.evaluation.report import Figure, Report, title
 
 SAMPLES = 2000
 LEAST = classifier.FEATURES + 1  # images that a covariance of the features needs
@@ -79,9 +79,9 @@ def figures(seen, near, train, very_near) -> dict:
     n, shares = len(seen.images), class_shares(train.probabilities)
     inside = manifold_figures(train.features[:n], seen.features)
     return {
-        "frechet": of_figure(lambda i: frechet.distance(frechet.moments(seen.features[i]), reference), n),
+        "frechet": of_distance(lambda i: frechet.distance(frechet.moments(seen.features[i]), reference), n),
         **{name: of_mean(values) for name, values in inside.items()},
-        "class_gap": of_figure(lambda i: np.abs(class_shares(seen.probabilities[i]) - shares).sum() / 2, n),
+        "class_gap": of_distance(lambda i: np.abs(class_shares(seen.probabilities[i]) - shares).sum() / 2, n),
         "confidence": of_mean(seen.probabilities.max(1)),
         "nearest_pixels": of_median(near[0][0]),
         "nearest_features": of_median(near[1][0]),
@@ -105,14 +105,17 @@ def evaluate(run, trainer, n=None) -> tuple:
     a, b = figures(ours, near, train, very_near), figures(real, real_near, train, very_near)
     found = [Figure(name, a[name], meaning, b[name]) for name, meaning in MEANING.items()]
     report = Report(
-        title=f"{trainer.kind}, {run.folder.name}",
+        title=title(run),
         step=trainer.steps,
         beside="real, held out",
         settings=settings(run, model, data, n),
         figures=found + (bounds.vae_figures(trainer) if trainer.kind == "vae" else []),
         quick=trainer.evaluate(),
     )
-    report.pictures = [plots.neighbours(ours, near, train), plots.shares_and_distances(ours, real, near, real_near, train)]
+    report.pictures = [
+        plots.neighbours(ours, near, train),
+        plots.shares_and_distances(ours, real, near, real_near, train),
+    ]
     report.pictures += plots.over_training(run, model, train, real)
     return report, ours.images
 
@@ -120,7 +123,7 @@ def evaluate(run, trainer, n=None) -> tuple:
 def settings(run, model, data, n) -> dict:
     return {
         "samples": f"{n:,} samples, {n:,} held-out images, against {len(data.x_train):,} training images",
-        "neighbours": f"k = {PRECISION_K} (precision, recall) and {COVERAGE_K} (density, coverage), balls of {n:,} images",
+        "neighbours": f"k = {PRECISION_K} (precision, recall), {COVERAGE_K} (density, coverage); balls of {n:,} images",
         "intervals": f"95 %, bootstrap over images, {RESAMPLES} resamples ({COSTLY} for frechet and class_gap)",
         "classifier": f"right in {classifier.accuracy(model, data.x_test, data.y_test):.2%} of the held-out images",
         "data": str(run.settings["data"]["path"] or data.source.name),

@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from models import classifier
 from models.data import DataError
 from models.evaluation import frechet
-from models.evaluation.bootstrap import of_figure
+from models.evaluation.bootstrap import of_distance
 from models.pictures import grid, png
 
 SHOWN = 14  # samples beside their neighbours
@@ -20,7 +20,9 @@ def neighbours(ours, near, train):
     columns = [ours.images[chosen], train.images[near[0][1][chosen]], train.images[near[1][1][chosen]]]
     figure, axis = plt.subplots(figsize=(10, 2.5))
     axis.imshow(grid(np.concatenate(columns).clip(0, 1), SHOWN), cmap="gray", vmin=0, vmax=1)
-    axis.set_xticks([len(closest) * 14.5, (len(closest) + SHOWN) * 14.5], ["the nearest of all", "the first"])
+    axis.set_xticks(
+        [len(closest) * 14.5, (len(closest) + SHOWN) * 14.5], ["those nearest to a training image", "the first others"]
+    )
     axis.set_yticks([14, 43, 72], ["sample", "nearest by pixels", "nearest by features"])
     axis.tick_params(length=0)
     caption = "Samples, and the training images nearest to each: a copy would show the same image twice"
@@ -42,7 +44,7 @@ def shares_and_distances(ours, real, near, real_near, train):
         bins = np.linspace(0, max(mine[0].max(), others[0].max()), 40)
         axis.hist(others[0], bins, color=REAL, alpha=0.6, label="held-out images")
         axis.hist(mine[0], bins, color=OURS, alpha=0.6, label="samples")
-        axis.set_xlabel(f"distance to the nearest training image, {space}")
+        axis.set_xlabel(f"to the nearest training image, {space}")
         axis.legend(fontsize=7)
     caption = "Shares of the classes; distances to the nearest training image (copies would stand at the left)"
     return caption, "evaluation-distances.png", png(figure)
@@ -71,7 +73,7 @@ def over_training(run, model, train, real) -> list:
 
 
 def distance(features, reference):
-    return of_figure(lambda i: frechet.distance(frechet.moments(features[i]), reference), len(features))
+    return of_distance(lambda i: frechet.distance(frechet.moments(features[i]), reference), len(features))
 
 
 def read_set(path):
@@ -89,7 +91,7 @@ def read_set(path):
 def spans(ours, real):
     """Of texts: the longest stretch of each that stands in the training text."""
     figure, axis = plt.subplots(figsize=(6, 2.8))
-    bins = np.linspace(0, max(*ours, *real) + 1, 25)
+    bins = np.linspace(0, max(*ours, *real) + 1, 25).tolist()
     axis.hist(real, bins, color=REAL, alpha=0.6, label="held-out texts")
     axis.hist(ours, bins, color=OURS, alpha=0.6, label="the model's texts")
     axis.set_xlabel("longest stretch that stands in the training text, characters")

@@ -20,7 +20,7 @@ pre { background: #f5f5f2; padding: 1rem; overflow-x: auto }
 
 @dataclass
 class Figure:
-    """One figure of merit; `beside` is the same figure of what it is to be compared with, where there is such a thing."""
+    """One figure of merit; `beside` is the same figure of what it is to be compared with, if that has one."""
 
     name: str
     ours: Interval | float
@@ -39,6 +39,12 @@ class Report:
     figures: list[Figure]
     pictures: list = field(default_factory=list)  # (caption, file name, PNG bytes)
     quick: dict = field(default_factory=dict)  # what the trainer's own `evaluate` gives, without intervals
+
+
+def title(run) -> str:
+    """What a run is called in a table: its model, and its folder where that has another name."""
+    kind, name = run.settings["model"], run.folder.resolve().name
+    return kind if name == kind else f"{kind}, {name}"
 
 
 def shown(figure: Interval | float | None) -> str:

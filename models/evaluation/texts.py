@@ -12,7 +12,7 @@ from tqdm import tqdm
 from models.data import DataError
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, of_mean
-from models.evaluation.report import Figure, Report
+from models.evaluation.report import Figure, Report, title
 
 PIECES, LENGTH, PROMPT, LEAST = 20, 500, 64, 16  # pieces, characters of each, of held-out text before it, at least
 TEMPERATURE = 0.8
@@ -98,7 +98,7 @@ def evaluate(run, trainer, n=None) -> Report:
     spans = [longest_copied(text, corpus.train) for text in bar]
     mine, others = spans[: len(ours)], spans[len(ours) :]
     report = Report(
-        title=f"{trainer.kind}, {run.folder.name}",
+        title=title(run),
         step=trainer.steps,
         beside="real, held out",
         settings={
@@ -118,7 +118,10 @@ def evaluate(run, trainer, n=None) -> Report:
                 known_words(real, vocabulary),
             ),
             Figure(
-                "longest_copied", of_mean(mine), "longest stretch copied from training, characters, mean", of_mean(others)
+                "longest_copied",
+                of_mean(mine),
+                "longest stretch copied from training, characters, mean",
+                of_mean(others),
             ),
             Figure("longest_copied_of_all", max(mine), "the longest of all texts", max(others)),
         ],

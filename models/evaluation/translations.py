@@ -14,19 +14,39 @@ from tqdm import tqdm
 from core import check
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, Interval, of_mean
-from models.evaluation.report import Figure, Report
+from models.evaluation.report import Figure, Report, title
 from models.text import PAD
 
 SENTENCES, BEAMS = 200, 4
-METRICS = (("chrF", CHRF, "character n-grams shared with the reference"), ("BLEU", BLEU, "word n-grams shared with it"))
+
+
+class InDoubles:
+    """sacrebleu resamples in float32, whose mean it cannot take beside a plain 0.0; counts are exact in both."""
+
+    def _compute_score_from_stats(self, stats):
+        return super()._compute_score_from_stats([float(s) for s in stats])  # type: ignore[misc]
+
+
+class DoubleCHRF(InDoubles, CHRF):
+    """chrF (Popovic 2015)."""
+
+
+class DoubleBLEU(InDoubles, BLEU):
+    """BLEU (Papineni et al. 2002)."""
+
+
+METRICS = (
+    ("chrF", DoubleCHRF, "character n-grams shared with the reference"),
+    ("BLEU", DoubleBLEU, "word n-grams shared with it"),
+)
 
 
 def score(metric, hypotheses, references) -> tuple:
     """(Interval, signature) by sacrebleu and its own bootstrap over sentences, whose mean is the interval's middle."""
     measure = metric(references=[references])
     found = measure.corpus_score(hypotheses, None, n_bootstrap=RESAMPLES)
-    middle, half = found._mean, found._ci
-    return Interval(found.score, middle - half, middle + half), str(measure.get_signature())
+    low, high = found._mean - found._ci, found._mean + found._ci
+    return Interval(found.score, low, high), str(measure.get_signature())
 
 
 def loss_per_token(trainer):
@@ -60,12 +80,12 @@ def evaluate(run, trainer, n=None) -> Report:
             value, signatures[name] = score(metric, ours, references)
             found.append(Figure(f"{name} {how}", value, meaning, copied))
     report = Report(
-        title=f"{trainer.kind}, {run.folder.name}",
+        title=title(run),
         step=trainer.steps,
         beside="source copied",
         settings={
             "sentences": f"the first {n} held-out ones; the reference itself scores 100",
-            "search": f"greedy; {BEAMS} beams, length penalty alpha 0.6; words beyond {trainer.config.length - 1} tokens cut off",
+            "search": f"greedy; {BEAMS} beams, length penalty alpha 0.6; at most {trainer.config.length - 1} tokens",
             **{f"{name} signature": signature for name, signature in signatures.items()},
             "intervals": f"95 %; scores: sacrebleu's bootstrap, {RESAMPLES} resamples; loss: bootstrap over sentences",
             "data": str(run.settings["data"]["path"] or trainer.data.source.name),
