@@ -53,13 +53,14 @@ def picture(reports, samples, real) -> bytes:
 
 def _dots(axis, name, reports):
     figures = [next(f for f in report.figures if f.name == name) for report in reports]
-    for at, (value, low, high) in enumerate([figures[0].beside, *(f.ours for f in figures)]):
+    intervals = [figures[0].beside, *(f.ours for f in figures)]
+    for at, (value, low, high) in enumerate(intervals):
         ends = np.maximum([[value - low], [high - value]], 0)
         axis.errorbar(value, -at, xerr=ends, fmt="o", capsize=3, color="tab:orange" if at else "tab:blue")
     axis.set_yticks([-i for i in range(len(figures) + 1)], ["real", *(r.title.split(",")[0] for r in reports)])
     axis.tick_params(labelleft=name == SHOWN[0], labelsize=8)
     axis.set_ylim(-len(figures) - 0.5, 0.5)
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.1 * max(high for _, _, high in intervals))
     axis.grid(alpha=0.3)
     axis.set_title(f"{name} ({'lower' if name == 'frechet' else 'higher'} is better)", fontsize=8)
 
