@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import core.functional as F
 from models import MODELS, train
 from models.__main__ import main
-from models.evaluation import bounds, texts, translations
+from models.evaluation import bounds, compare, texts, translations
 from models.evaluation.bootstrap import Interval
 from models.evaluation.report import shown
 from models.runs import Run
@@ -200,6 +200,8 @@ def test_what_cannot_be_evaluated_or_compared_is_one_line(image_runs, tmp_path, 
     d = small.dataset("gan")
     np.savez(tmp_path / "own.npz", x_train=d.x_train, y_train=d.y_train, x_test=d.x_test, y_test=d.y_test)
     other = trained("vae", tmp_path / "vae", tmp_path / "own.npz")
+    with pytest.raises(ValueError, match="its images are not those of"):
+        compare.check_comparable([Run.open(runs[0]), Run.open(other)])
     assert f"{other}: its images are not those of {runs[0]}" in refused(capsys, runs[0], other)
     assert "not a run folder" in refused(capsys, runs[0], tmp_path)
     run = Run.create(tmp_path / "new", "gan", "demo", MODELS["gan"].Config(), 0, None)
