@@ -1,10 +1,7 @@
 """python -m models: train, sample, evaluate, export."""
 
-import json
 import sys
-import time
 
-from core.checkpoint import write_atomically
 from core.commands import Parser, positive
 from models import MODELS
 from models.pictures import as_text, save_samples
@@ -49,8 +46,10 @@ def parser():
     )
     s.set_defaults(run=_sample)
 
-    e = commands.add_parser("evaluate", help="figures of merit of a trained run")
-    e.add_argument("run_folder", metavar="RUN", help="a run folder")
+    e = commands.add_parser("evaluate", help="figures of merit of trained runs, beside those of real data")
+    e.add_argument("run_folders", metavar="RUN", nargs="+", help="run folders; image models of several are compared")
+    e.add_argument("-n", type=positive, help="how many images, texts or sentences (default 2000, 20, 200)")
+    e.add_argument("--out", default="runs/comparison", help="folder of the comparison, default runs/comparison")
     e.set_defaults(run=_evaluate)
 
     x = commands.add_parser("export", help="write ONNX files and PyTorch weights of a trained run")
@@ -117,14 +116,9 @@ def _sample(args):
 
 
 def _evaluate(args):
-    trainer = _trained(args.run_folder)
-    started = time.perf_counter()
-    figures = trainer.evaluate()
-    for name, value in figures.items():
-        print(f"{name:32s} {value:.4f}" if isinstance(value, float) else f"{name:32s} {value}")
-    content = json.dumps({"step": trainer.steps, **figures}, indent=2)
-    write_atomically(f"{args.run_folder}/evaluation.json", content.encode("utf-8"))
-    print(f"step {trainer.steps}, {time.perf_counter() - started:.0f} s")
+    from models.evaluation import evaluate_all
+
+    evaluate_all([_saved(folder) for folder in args.run_folders], args.n, args.out)
 
 
 def _export(args):
@@ -137,10 +131,15 @@ def _export(args):
 
 
 def _trained(folder):
+    return _saved(folder).trainer()
+
+
+def _saved(folder):
+    """A run that has a checkpoint."""
     run = Run.open(folder)
     if not run.saved():
         raise ValueError(f"{folder}: has no checkpoint yet")
-    return run.trainer()
+    return run
 
 
 def main(arguments=None) -> int:

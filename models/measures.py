@@ -10,8 +10,8 @@ from models.data import DataError
 
 def distances(x, y):
     """Euclidean distances (n, m) between two sets of images, by |x - y|^2 = |x|^2 - 2 x.y + |y|^2."""
-    x, y = (a.reshape(len(a), -1).astype(np.float64) for a in (x, y))
-    squares = (x * x).sum(1)[:, None] - 2 * x @ y.T + (y * y).sum(1)
+    x, y = (a.reshape(len(a), -1).astype(np.float64, copy=False) for a in (x, y))
+    squares = np.einsum("ij,ij->i", x, x)[:, None] - 2 * x @ y.T + np.einsum("ij,ij->i", y, y)
     return np.sqrt(np.maximum(squares, 0))
 
 

@@ -36,6 +36,13 @@ def save_grid(path, images, columns=None):
     write_atomically(path, content.getvalue())
 
 
+def save_set(path, images):
+    """Write images (n, H, W) in [0, 1] as bytes, the array `images` of a packed .npz."""
+    content = io.BytesIO()
+    np.savez_compressed(content, images=(np.clip(images, 0, 1) * 255).round().astype(np.uint8))
+    write_atomically(path, content.getvalue())
+
+
 def save_samples(path, samples) -> Path:
     """Write what a trainer's `sample` returned: images as path.png, texts and translations as path.txt."""
     path = Path(path)
@@ -84,8 +91,13 @@ def save_losses(path, lines):
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
     axes[-1, 0].set_xlabel("step")
+    write_atomically(path, png(figure))
+
+
+def png(figure) -> bytes:
+    """A matplotlib figure as a PNG; the figure is closed."""
     figure.tight_layout()
     content = io.BytesIO()
     figure.savefig(content, dpi=110, format="png")
     plt.close(figure)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from core import AnomalyError, detect_anomaly, threads
 from core.checkpoint import CheckpointError
-from models.pictures import save_losses, save_samples
+from models.pictures import save_losses, save_samples, save_set
 from models.readings import Readings
 from models.runs import Run, RunError, describe_device, note, versions
 
@@ -24,6 +24,7 @@ from models.runs import Run, RunError, describe_device, note, versions
 ERRORS = (ValueError, LookupError, TypeError, OSError, RuntimeError, MemoryError, ArithmeticError)
 STOPS = (signal.SIGINT, signal.SIGTERM)  # from a keyboard, from a scheduler
 SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
+KEPT = {"gan": 500}  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
 
 
 def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = False):
@@ -135,6 +136,8 @@ def _show(run, trainer, step):
     """The curves, then samples: where these are, all that belongs to a step's checkpoint is."""
     with open(run.metrics, encoding="utf-8") as lines:
         save_losses(run.folder / "loss.png", lines)
+    if trainer.kind in KEPT:
+        save_set(run.samples / f"set_{step:06d}.npz", trainer.sample(KEPT[trainer.kind], seed=1))
     save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
 
 

@@ -83,7 +83,7 @@ def test_looking_at_a_run_while_it_trains(undisturbed, capsys):
         process.stdout.readline()
         for _ in range(60):
             assert Run.open(undisturbed).trainer().steps == 12
-        assert main(["sample", str(undisturbed)]) == 0 and main(["evaluate", str(undisturbed)]) == 0
+        assert main(["sample", str(undisturbed)]) == 0 and main(["evaluate", str(undisturbed), "-n", "129"]) == 0
         assert main([*TRAIN, "--out", str(undisturbed)]) == 1
         assert main(["train", "--resume", str(undisturbed)]) == 1
         assert process.poll() is None

@@ -69,10 +69,10 @@ def test_killed_inside_and_resumed_again_and_again(undisturbed, tmp_path):
     both = ["checkpoint.safetensors", "previous.safetensors"]
     for place, left in (
         (("write", 1, 0.4), []),  # config.json
-        (("write", 6, 0.7), both[:1]),  # the second checkpoint
+        (("write", 7, 0.7), both[:1]),  # the second checkpoint
         (("replace", 2, 0.9), both[1:]),  # between its two renames, after metrics.jsonl
         (("replace", 2, 0.9), both),  # it is complete, its pictures are not
-        (("write", 3, 0.5), both),  # these pictures, which are made up for
+        (("write", 4, 0.5), both),  # these pictures, which are made up for
         (("update", 2, 0.9), both),
     ):
         killed_inside(folder, *place)
@@ -151,7 +151,7 @@ def test_writes_that_fail_leave_the_last_checkpoint(undisturbed, tmp_path):
     """They really fail: the system refuses to let a file grow, or to let one be made."""
     folder = tmp_path / "run"
     for fault, file, reason in (
-        ("full:write:6:0.5", "checkpoint.safetensors", "File too large"),  # of step 6
+        ("full:write:7:0.5", "checkpoint.safetensors", "File too large"),  # of step 6
         ("full:write:3:0.5", "loss.png", "File too large"),
         ("readonly:update:1:0", "checkpoint.safetensors", "Permission denied"),
         ("full:update:2:0", "metrics.jsonl", "File too large"),

@@ -25,7 +25,10 @@ def test_a_run_leaves_what_it_should(undisturbed):
         "g_loss",
         "seconds",
     }
-    assert sorted(p.name for p in (undisturbed / "samples").iterdir()) == [f"step_{i:06d}.png" for i in range(3, 13, 3)]
+    samples = [name for i in range(3, 13, 3) for name in (f"set_{i:06d}.npz", f"step_{i:06d}.png")]
+    assert {p.name for p in (undisturbed / "samples").iterdir()} == set(samples)
+    with np.load(undisturbed / "samples" / "set_000012.npz") as kept:
+        assert kept["images"].shape == (500, 28, 28) and kept["images"].dtype == np.uint8
     settings = json.loads((undisturbed / "config.json").read_text())
     assert settings["config"]["batch"] == 4 and settings["seed"] == 0 and settings["threads"] >= 1
     keys = last(undisturbed).keys()
@@ -84,9 +87,9 @@ def test_settings_that_are_not_ours(tmp_path, capsys):
 def test_sample_and_evaluate(undisturbed, tmp_path, capsys):
     assert main(["sample", str(undisturbed), "-n", "5", "--out", str(tmp_path / "s.png")]) == 0
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["evaluate", str(undisturbed)]) == 0
+    assert main(["evaluate", str(undisturbed), "-n", "129"]) == 0
     figures = json.loads((undisturbed / "evaluation.json").read_text())
-    assert set(figures) == {"step", "classes", "largest_share", "variety", "novelty"} and figures["step"] == 12
+    assert set(figures["quick"]) == {"classes", "largest_share", "variety", "novelty"} and figures["step"] == 12
     assert "variety" in capsys.readouterr().out
 
 
