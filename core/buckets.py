@@ -41,8 +41,8 @@ class Bucket:
 class Buckets:
     """The buckets of some parameters, in a world of several ranks."""
 
-    def __init__(self, world, parameters, overlap: bool = True):
-        self.world, self.overlap = world, overlap
+    def __init__(self, world, parameters):
+        self.world = world
         self.buckets = [Bucket(group) for group in _groups(list(parameters)[::-1])]
         self.home = {p: bucket for bucket in self.buckets for p in bucket.views}
 
@@ -56,7 +56,7 @@ class Buckets:
         accumulate([(leaf, gradient, owned)])
         if leaf in self.home:
             self.home[leaf].add(leaf)
-        if self.overlap:
+        if self.world.overlap:
             self._go_on()
 
     def _go_on(self):

@@ -82,6 +82,7 @@ class Ranks(Alone):
 
     def __init__(self, comm, timeout: float = TIMEOUT):
         self.comm, self.timeout = comm, timeout
+        self.overlap = True  # whether sums begin while a backward pass still goes on
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.others = [r for r in range(self.size) if r != self.rank]
         self.sums, self.bytes_sent = 0, 0
@@ -208,6 +209,11 @@ def _communicator():
     from mpi4py import MPI
 
     return MPI.COMM_WORLD
+
+
+def met() -> bool:
+    """Whether this process has joined the other ranks."""
+    return bool(_communicator.cache_info().currsize)
 
 
 def world(device: str = "cpu", timeout: float = TIMEOUT):

@@ -16,6 +16,9 @@ from models.train import ERRORS, SAMPLES, exit_code, in_words, resume, train_new
 from models.trainer import PRECISIONS
 
 
+ALIKE = 3.0  # seconds in which the first rank comes to the error that another has
+
+
 def parser():
     p = Parser(prog="python -m models", description="Train, sample and evaluate generative models.")
     commands = p.add_subparsers(dest="command", required=True)
@@ -164,17 +167,18 @@ def main(arguments=None) -> int:
         except KeyboardInterrupt as interrupt:
             return exit_code(interrupt)
         except ERRORS as error:
-            return _fail(error, rank, size)
+            return _fail(error, rank)
     return 0
 
 
-def _fail(error, rank, size) -> int:
-    """One line, and the end of all ranks; the first speaks, and others a second later if they are still there."""
-    if rank:
-        time.sleep(1)
-    print(f"error: {f'rank {rank}: ' if rank else ''}{in_words(error)}", file=sys.__stderr__, flush=True)
-    if size > 1:
-        distributed.world().end(1)
+def _fail(error, rank) -> int:
+    """One line, and the end of all ranks that have met. The first speaks; another does so only if the first has not
+    ended them soon after, since most errors are the same on all."""
+    if not rank or distributed.met():
+        time.sleep(ALIKE if rank else 0)
+        print(f"error: {f'rank {rank}: ' if rank else ''}{in_words(error)}", file=sys.__stderr__, flush=True)
+        if distributed.met():
+            distributed.world().end(1)
     return 1
 
 

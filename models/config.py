@@ -66,6 +66,6 @@ def impossible(name: str, array, examples: int) -> str | None:
         squares = name.endswith("running_var") or (name.startswith("optim.") and name.endswith(".v"))
         return "has values below 0" if squares and (array < 0).any() else None
     most = {"rng.seed": 2**64, "data.position": examples + 1}.get(name, COUNTS) - 1
-    return (
-        f"is {check.shown(array.tolist())}, should be in [0, {most}]" if ((array < 0) | (array > most)).any() else None
-    )
+    if not ((array < 0) | (array > most)).any():
+        return None
+    return f"is {check.shown(array.tolist())}, should be in [0, {most}]"
