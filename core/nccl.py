@@ -57,7 +57,7 @@ class Devices(Ranks):
             host = array.get() if is_cupy(array) else array
             super().broadcast_([host])
             if is_cupy(array):
-                array.set(host)
+                array[...] = self.cupy.asarray(host)
 
 
 class Begun:

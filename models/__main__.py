@@ -15,7 +15,6 @@ from models.runs import Run
 from models.train import ERRORS, SAMPLES, exit_code, in_words, resume, train_new
 from models.trainer import PRECISIONS
 
-
 ALIKE = 3.0  # seconds in which the first rank comes to the error that another has
 
 
@@ -153,7 +152,7 @@ def _trained(folder):
 
 
 def main(arguments=None) -> int:
-    rank, size = distributed.launched()
+    (rank, size), errors = distributed.launched(), sys.stderr
     with contextlib.ExitStack() as quiet:
         if rank:  # the first rank speaks for all, unless another has an error that it has not
             silent = quiet.enter_context(open(os.devnull, "w"))
@@ -167,16 +166,16 @@ def main(arguments=None) -> int:
         except KeyboardInterrupt as interrupt:
             return exit_code(interrupt)
         except ERRORS as error:
-            return _fail(error, rank)
+            return _fail(error, rank, errors)
     return 0
 
 
-def _fail(error, rank) -> int:
+def _fail(error, rank, errors) -> int:
     """One line, and the end of all ranks that have met. The first speaks; another does so only if the first has not
     ended them soon after, since most errors are the same on all."""
     if not rank or distributed.met():
         time.sleep(ALIKE if rank else 0)
-        print(f"error: {f'rank {rank}: ' if rank else ''}{in_words(error)}", file=sys.__stderr__, flush=True)
+        print(f"error: {f'rank {rank}: ' if rank else ''}{in_words(error)}", file=errors, flush=True)
         if distributed.met():
             distributed.world().end(1)
     return 1

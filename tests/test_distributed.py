@@ -3,6 +3,8 @@ accumulated; what a killed, a stopped and a signalled rank leaves, and how a run
 
 import itertools
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections import defaultdict
 
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 
 from core import distributed
+from core.nccl import Devices
 from models.data import Order
-from tests import small
+from tests import small, stand_in
 from tests.parity import assess, typical
 from tests.ranks import launch, step
+from tests.stand_in_nccl import Mirror, nccl
 from tests.test_house import ROOT
 from tests.whole_models import as_arrays, collect, off_kinks
 
@@ -136,6 +140,25 @@ def test_a_process_of_its_own_is_alone(monkeypatch):
     assert distributed.launched() == (3, 4)
 
 
+@pytest.mark.parametrize("kind", ["gan", "gpt"])
+def test_sums_on_gpus_are_launched_beside_the_step_and_captured_with_it(kind, monkeypatch):
+    """Rehearsed: rank 0 of two that are alike. A replayed graph gives the bits of single launches; both train."""
+    with stand_in.without_a_gpu() as gpu:
+        monkeypatch.setattr(sys.modules["cupy"].cuda, "nccl", nccl, raising=False)
+        monkeypatch.setitem(sys.modules, "cupy.cuda", sys.modules["cupy"].cuda)
+        found = []
+        for graph in (False, True):
+            t = small.trainer(kind, device="cuda", graph=graph, world=Devices(Mirror(), 5.0))
+            t.synchronise()
+            found.append((small.run(t, 6), {name: a.copy() for name, a in t.state().items()}))
+            assert t.world.any(True) and not t.world.any(False)
+        assert gpu.calls.count("launch") == 4 and found[0][0] == found[1][0]
+        assert found[0][0][0] != found[0][0][-1]
+        assert all(np.array_equal(a.get(), found[1][1][name].get()) for name, a in found[0][1].items() if a.ndim)
+        tail = gpu.calls[gpu.calls.index("sum") :]
+        assert "wait" in tail[1:], "nothing waits for a sum"
+
+
 # --- whole runs ----------------------------------------
 
 TRAIN = ("train", "vae", "--batch", "4", "--steps", "12", "--save-every", "3")
@@ -157,11 +180,6 @@ def lines(done):
 
 def records(folder):
     return [{**json.loads(line), "seconds": 0} for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def saved(folder):
-    with np.load(folder) as archive:
-        return dict(archive)
 
 
 def test_a_run_survives_its_ranks_and_goes_on_with_other_numbers_of_them(tmp_path):
@@ -202,11 +220,14 @@ def test_ranks_refuse_in_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_error_of_one_rank_ends_all_and_names_it(tmp_path):
+    train, lost = (*TRAIN, "--out", tmp_path / "run"), tmp_path / "lost.npz"
+    done = launch((1, models(*train)), (1, models(*train, "--data", lost)))
+    assert done.returncode and lines(done)[0] == f"error: rank 1: {lost}: no such file or folder", done.stderr
+
+
 def test_plain_training_starts_no_mpi():
     """A process that no launcher has started does not even import mpi4py."""
-    import subprocess
-    import sys
-
     code = "import sys, models; from core import distributed; distributed.world(); print('mpi4py' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
