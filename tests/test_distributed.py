@@ -11,6 +11,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from bench import distributed as cost
 from core import distributed
 from core.nccl import Devices
 from models.data import Order
@@ -157,6 +158,26 @@ def test_sums_on_gpus_are_launched_beside_the_step_and_captured_with_it(kind, mo
         assert all(np.array_equal(a.get(), found[1][1][name].get()) for name, a in found[0][1].items() if a.ndim)
         tail = gpu.calls[gpu.calls.index("sum") :]
         assert "wait" in tail[1:], "nothing waits for a sum"
+
+
+# --- what it costs ----------------------------------------
+
+
+def test_the_model_of_a_step_finds_what_made_its_data():
+    start, latency, bandwidth = 40e-6, 9e-6, 2e9
+    made = [(size, k, start + k * latency + 2 * 3 / 4 * size / bandwidth) for size, k in cost.SIZES]
+    fitted = cost.fit(made, 4)
+    assert fitted == pytest.approx([start, latency, 1 / bandwidth])
+    seconds = cost.predicted(4, fitted, losses=2, buckets=3, gradients=10**6)
+    assert seconds == pytest.approx(2 * start + 3 * latency + 1.5 * 10**6 / bandwidth)
+
+
+def test_a_rank_sends_what_the_page_says():
+    """2 (N - 1) / N times the gradients, and less than a kilobyte of losses and flags beside them."""
+    found = cost.job(2, "gpt", 4)
+    assert found["gradients"] == 810_496 * 4 and found["buckets"] <= 5 and found["losses"] == 1
+    assert 0 < found["sent"] - found["gradients"] < 1024
+    assert 0 < found["sums"] < found["step"] and len(found["calibration"]) == len(cost.SIZES)
 
 
 # --- whole runs ----------------------------------------
