@@ -8,6 +8,7 @@ that the ranks exchange arrays whose sums are known.
 import json
 import subprocess
 import sys
+import traceback
 import zlib
 
 import numpy as np
@@ -90,4 +91,8 @@ def main(folder, jobs):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        distributed.world().end(1)  # the others would wait for this one

@@ -11,6 +11,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+import core
 from bench import distributed as cost
 from core import distributed
 from core.nccl import Devices
@@ -111,6 +112,8 @@ def test_running_statistics_are_the_ranks_mean_and_move_once_a_part(taken):
     # of two parts with means a and b: 0.1 (a + b) / 2 by ranks, 0.1 (0.9 a + b) in turn; of the whole 0.1 (a + b) / 2
     np.testing.assert_allclose(ranks, moved[1], atol=1e-7)
     assert np.linalg.norm(moved[2]) > 1.5 * np.linalg.norm(moved[1])
+    counted = core.explain(small.trainer("gan", accumulate=2))  # whose generator goes forward twice a part
+    assert sum(counted["running_stats_"].values()) == 2 * 4 and sum(counted["conv_transpose2d"].values()) == 2 * 6
 
 
 def test_a_large_batch_fits_in_parts():
