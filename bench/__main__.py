@@ -3,6 +3,7 @@
 python -m bench step MODEL a training step beside PyTorch's, in turns; --help says how
 python -m bench ops [PATTERN] single operations beside PyTorch's
 python -m bench scaling    time and memory of attention and linear cross entropy as they grow, and a picture
+python -m bench distributed  training steps of 1 and 2 ranks, what their sums take, and what a model says they take
 python -m bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
 python -m bench report     the tables, pages and pictures of bench/results again, each GPU's too, and the README's
 """
@@ -53,12 +54,13 @@ def presets(args):
 
 def report(args):
     """Needs torch, whose results it compares with: imported here, so that `presets` does without."""
-    from bench import gpu_report, speed
+    from bench import distributed, gpu_report, speed
     from bench.report import write_parity
 
     write_parity()
     speed.write()
     gpu_report.write()
+    distributed.write()
 
 
 def run_ops(args):
@@ -73,6 +75,12 @@ def run_scaling(args):
     from bench import scaling
 
     scaling.run(args)
+
+
+def run_distributed(args):
+    from bench import distributed
+
+    distributed.run(args)
 
 
 def main(arguments=None) -> int:
@@ -90,6 +98,12 @@ def main(arguments=None) -> int:
     single = commands.add_parser("ops", help="single operations beside PyTorch's")
     single.add_argument("pattern", nargs="?", default="", help="only cases whose name holds this")
     single.set_defaults(run=run_ops)
+    ranks = commands.add_parser("distributed", help="what ranks cost, on an idle machine")
+    ranks.add_argument("model", nargs="?", choices=MODELS, help="default all")
+    ranks.add_argument("--runs", type=positive, default=5, help="jobs of each; default 5")
+    ranks.add_argument("--anyway", action="store_true", help="measure though other programs use the cores")
+    ranks.add_argument("--record", action="store_true", help="keep the rows in bench/results/distributed.json")
+    ranks.set_defaults(run=run_distributed)
     commands.add_parser("scaling", help="how time and memory grow").set_defaults(run=run_scaling)
     for command, pairs, file in ((stepping, step.PAIRS, step.RESULTS), (single, 9, "bench/results/cpu-ops.json")):
         command.add_argument("--pairs", type=positive, default=pairs, help=f"turns of each; default {pairs}")

@@ -17,6 +17,7 @@ while another's graph uses it.
 import contextlib
 import itertools
 import threading
+from collections import Counter
 from contextvars import ContextVar
 
 import numpy as np
@@ -74,30 +75,41 @@ class Node:
             yield self.edges[i], g
 
 
-def walk(roots, retain_graph):
+def walk(roots, retain_graph, ready=None):
     """Visit the nodes behind `roots`, (source, its gradient) each, from the last made to the first, carrying gradients
     along the edges.
 
-    Gives (leaf, its gradient, whether nothing else refers to that array) for every leaf that was reached."""
+    Gives (leaf, its gradient, whether nothing else refers to that array) for every leaf that was reached; or calls
+    ready(leaf, gradient, that) where it is given, as soon as nothing can be added to that gradient."""
     pending: dict = {}  # id of a node or leaf -> its outputs' gradients so far, each (array, owned by the engine?)
     leaves = {}
     for (root, index), dy in roots:
         _add(pending, root, index, dy, False)
         if not isinstance(root, Node):
             leaves[id(root)] = root
-    for node in _reachable(root for (root, _), _ in roots):
+    nodes = _reachable(root for (root, _), _ in roots)
+    uses = Counter(id(leaf) for node in nodes for leaf in _leaves(node)) if ready else Counter()
+    for node in nodes:
         arrived = pending.pop(id(node), None)
-        if arrived is None:  # reached only through gradients that are None
-            _free(node, retain_graph)
-            continue
-        dys = [arrived[i][0] if i in arrived else None for i in range(node.outputs)]
-        grads = list(node.gradients(dys))
+        grads = []  # none where it was reached only through gradients that are None
+        if arrived is not None:
+            dys = [arrived[i][0] if i in arrived else None for i in range(node.outputs)]
+            grads = list(node.gradients(dys))
         for (target, i), g in grads:
             _add(pending, target, i, g, _owned(g, [h for _, h in grads], dys))
             if not isinstance(target, Node):
                 leaves[id(target)] = target
+        for leaf in _leaves(node) if ready else ():
+            uses[id(leaf)] -= 1
+            if not uses[id(leaf)] and leaves.pop(id(leaf), None) is not None:
+                ready(leaf, *pending.pop(id(leaf))[0])
         _free(node, retain_graph)
     return [(leaf, *pending[key][0]) for key, leaf in leaves.items()]
+
+
+def _leaves(node):
+    """The leaves among a node's inputs, as often as they stand there."""
+    return [edge[0] for edge in node.edges if edge is not None and not isinstance(edge[0], Node)]
 
 
 def accumulate(gradients):

@@ -15,6 +15,7 @@ import numpy as np
 import core.functional as F
 from core import check, random
 from core.arrays import as_array
+from core.distributed import ALONE
 from core.reference.pointwise import ACTIVATIONS
 from core.tensor import Tensor
 
@@ -110,6 +111,18 @@ class Module:
             p.grad = None
 
     @contextlib.contextmanager
+    def seen(self):
+        """`with model.seen():` what passes has passed before: batch norms leave their running statistics alone."""
+        norms = [m for m in self.modules() if isinstance(m, BatchNorm)]
+        for norm in norms:
+            norm.moving = False
+        try:
+            yield self
+        finally:
+            for norm in norms:
+                norm.moving = True
+
+    @contextlib.contextmanager
     def frozen(self):
         """`with model.frozen():` gradients pass through the module, but its parameters get none."""
         before = [(p, p.requires_grad) for p in self.parameters()]
@@ -195,7 +208,12 @@ class ConvTranspose2d(Module):
 
 
 class BatchNorm(Module):
-    """Batch norm over the last axis (channels), then `act`, then dropout: options as F.batch_norm's."""
+    """Batch norm over the last axis (channels), then `act`, then dropout: options as F.batch_norm's.
+
+    In training the batch is what this process sees, or what all ranks of `world` see at the same time."""
+
+    moving = True  # whether training moves the running statistics
+    world = ALONE
 
     def __init__(self, channels, momentum=0.1, eps=1e-5, **options):
         _counts(self, channels=channels)
@@ -208,10 +226,10 @@ class BatchNorm(Module):
         self.momentum, self.eps, self.options = momentum, eps, options
 
     def forward(self, x):
-        statistics = (self.running_mean, self.running_var)
-        return F.batch_norm(
-            x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps, **self.options
-        )
+        moved = self.moving or not self.training
+        mean, var = (self.running_mean, self.running_var) if moved else (None, None)
+        options = {**self.options, "world": self.world} if self.world.size > 1 else self.options
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps, **options)
 
 
 class LayerNorm(Module):

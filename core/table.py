@@ -106,6 +106,7 @@ DTYPES = {"cpu": ("float32",), "gpu": ("float32", "float16")}
 MOVES = "a view or a copy, no arithmetic"
 MEMORY = "NumPy's own loop waits for memory, no other would be faster"
 TINY = "it is too small to matter"
+MEETS = "it waits for other ranks in the middle"
 
 
 def _kernel(name, folder, said, dtypes):
@@ -141,6 +142,7 @@ TABLE: dict[str, Row] = dict([
     _row("layer_norm", norm.layer_norm, "norm", "norm", result="first", half=FULL),
     _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first", half=FULL),
     _row("batch_norm", norm.batch_norm, ("norm", _comparing), "norm", result="first", wide=(1, 2)),
+    _row("sync_batch_norm", norm.sync_batch_norm, MEETS, MEETS, result="first", wide=(1, 2)),
     _row("batch_norm_eval", norm.batch_norm_eval, ("norm", _comparing), "norm", result="first"),
     _row("embedding", shape.embedding, "embedding", "embedding"),
     _row("dropout", random.dropout, "random", "random"),

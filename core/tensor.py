@@ -93,8 +93,9 @@ class Tensor:
         """
         accumulate(self.gradients(dy, retain_graph))
 
-    def gradients(self, dy=None, retain_graph: bool = False) -> list:
-        """What `backward` adds, as (leaf, array, whether it is nobody else's), with no `.grad` touched."""
+    def gradients(self, dy=None, retain_graph: bool = False, ready=None) -> list:
+        """What `backward` adds, as (leaf, array, whether it is nobody else's), with no `.grad` touched. What `ready` is
+        called with, each as soon as it is complete, is not in that list."""
         if not self.requires_grad:
             raise RuntimeError("backward: this tensor does not require a gradient")
         xp = arrays.array_module(self.data)
@@ -106,7 +107,7 @@ class Tensor:
             dy = xp.asarray(arrays.as_array(_value(dy), "backward: dy"), dtype=self.dtype)
             if dy.shape != self.shape:
                 raise ValueError(f"backward: dy has shape {dy.shape}, should be {self.shape}")
-            return walk([(self._source(), dy)], retain_graph)
+            return walk([(self._source(), dy)], retain_graph, ready)
 
     def __repr__(self):
         return f"Tensor({self.numpy()}{', requires_grad=True' if self.requires_grad else ''})"

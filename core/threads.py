@@ -7,7 +7,8 @@ Pieces depend on n and on the number of threads alone, and every piece writes wh
 bits whatever the timing. Once work is shared out BLAS keeps to one thread, for good; what a piece calls in turn runs in
 that piece's thread.
 
-The number of threads is ASSAY_THREADS, else OMP_NUM_THREADS, else the cores this process may use.
+The number of threads is ASSAY_THREADS, else OMP_NUM_THREADS, else the cores this process may use, which the ranks that
+an MPI launcher has started on this machine share.
 """
 
 import os
@@ -18,12 +19,16 @@ from itertools import pairwise
 
 from threadpoolctl import ThreadpoolController
 
+RANKS_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # MPICH's and Open MPI's launchers set them
+
 
 def _count() -> int:
     for name in ("ASSAY_THREADS", "OMP_NUM_THREADS"):
         if os.environ.get(name, "").isdigit() and int(os.environ[name]) > 0:
             return int(os.environ[name])
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = next((int(os.environ[n]) for n in RANKS_HERE if os.environ.get(n, "").isdigit()), 1)
+    return max(1, cores // max(1, ranks))
 
 
 COUNT = _count()

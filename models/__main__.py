@@ -1,13 +1,19 @@
 """python -m models: train, sample, evaluate, export."""
 
+import contextlib
+import os
 import sys
+import time
 
+from core import distributed
 from core.commands import Parser, positive
 from models import MODELS
 from models.pictures import as_text, save_samples
 from models.runs import Run
 from models.train import ERRORS, SAMPLES, exit_code, in_words, resume, train_new
 from models.trainer import PRECISIONS
+
+ALIKE = 3.0  # seconds in which the first rank comes to the error that another has
 
 
 def parser():
@@ -34,6 +40,15 @@ def parser():
         "replayed, in the same bits",
     )
     t.add_argument("--detect-anomaly", action="store_true", help="name the operation that first makes a NaN; slower")
+    t.add_argument("--accumulate", type=positive, metavar="N", help="parts that a batch is taken in, to save memory")
+    t.add_argument("--sync-batch-norm", action="store_true", help="on several ranks: statistics of the whole batch")
+    t.add_argument(
+        "--timeout",
+        type=positive,
+        default=int(distributed.TIMEOUT),
+        metavar="SECONDS",
+        help="on several ranks: how long they wait for each other (default %(default)s)",
+    )
     t.set_defaults(run=_train)
 
     s = commands.add_parser("sample", help="generate from a trained run")
@@ -58,15 +73,19 @@ def parser():
     return p
 
 
+FIXED = ("preset", "batch", "seed", "out", "data", "precision", "sync_batch_norm")  # of a run that goes on
+
+
 def _train(args):
+    world = distributed.world(args.device, args.timeout)
     if args.resume:
-        fixed = [o for o in ("preset", "batch", "seed", "out", "data", "precision") if getattr(args, o) is not None]
+        fixed = [o.replace("_", "-") for o in FIXED if getattr(args, o) not in (None, False)]
         if fixed:
             raise ValueError(f"--{fixed[0]} cannot be given with --resume: the run's own settings are used")
         kind = Run.open(args.resume).settings["model"]
         if args.model not in (None, kind):
             raise ValueError(f"{args.resume} holds a {kind} run, not {args.model}")
-        options = {"device": args.device, "graph": args.graph}
+        options = {"device": args.device, "graph": args.graph, "accumulate": args.accumulate, "world": world}
         run, trainer, seconds = resume(
             args.resume, steps=args.steps, save_every=args.save_every, anomalies=args.detect_anomaly, **options
         )
@@ -87,6 +106,9 @@ def _train(args):
             save_every=args.save_every,
             graph=args.graph,
             anomalies=args.detect_anomaly,
+            accumulate=args.accumulate or 1,
+            sync_batch_norm=args.sync_batch_norm,
+            world=world,
         )
     if getattr(trainer, "left_out", 0):
         most = trainer.config.length - 1
@@ -143,15 +165,33 @@ def _saved(folder):
 
 
 def main(arguments=None) -> int:
-    args = parser().parse_args(arguments)
-    try:
-        args.run(args)
-    except KeyboardInterrupt as interrupt:
-        return exit_code(interrupt)
-    except ERRORS as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        return 1
+    (rank, size), errors = distributed.launched(), sys.stderr
+    with contextlib.ExitStack() as quiet:
+        if rank:  # the first rank speaks for all, unless another has an error that it has not
+            silent = quiet.enter_context(open(os.devnull, "w"))
+            quiet.enter_context(contextlib.redirect_stdout(silent))
+            quiet.enter_context(contextlib.redirect_stderr(silent))
+        args = parser().parse_args(arguments)
+        try:
+            if size > 1 and args.run is not _train:
+                raise ValueError(f"{args.command} runs in one process, {size} were started")
+            args.run(args)
+        except KeyboardInterrupt as interrupt:
+            return exit_code(interrupt)
+        except ERRORS as error:
+            return _fail(error, rank, errors)
     return 0
+
+
+def _fail(error, rank, errors) -> int:
+    """One line, and the end of all ranks that have met. The first speaks; another does so only if the first has not
+    ended them soon after, since most errors are the same on all."""
+    if not rank or distributed.met():
+        time.sleep(ALIKE if rank else 0)
+        print(f"error: {f'rank {rank}: ' if rank else ''}{in_words(error)}", file=errors, flush=True)
+        if distributed.met():
+            distributed.world().end(1)
+    return 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ line and not the end of the memory.
 
 import dataclasses
 
+import numpy as np
+
 from core import check
+from core.arrays import is_cupy
 
 COUNTS = 1 << 32  # steps, epochs: the random numbers' counter has 32 bits for them
 
@@ -52,3 +55,17 @@ class Config:
                 check.number(own, field.name, value, low, high, without)
             elif not isinstance(value, str):
                 check.fail(own, field.name, check.shown(value), "a text", TypeError)
+
+
+def impossible(name: str, array, examples: int) -> str | None:
+    """What is wrong with the values of this array of a trainer's state, in words; None where they can be."""
+    array = array.get() if is_cupy(array) else array
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            return "has values that are not finite"
+        squares = name.endswith("running_var") or (name.startswith("optim.") and name.endswith(".v"))
+        return "has values below 0" if squares and (array < 0).any() else None
+    most = {"rng.seed": 2**64, "data.position": examples + 1}.get(name, COUNTS) - 1
+    if not ((array < 0) | (array > most)).any():
+        return None
+    return f"is {check.shown(array.tolist())}, should be in [0, {most}]"

@@ -200,12 +200,13 @@ def load_pairs(path=None) -> Pairs:
 class Order:
     """Endless batches of indices: a new shuffle of range(n) for each epoch, a pure function of (seed, epoch).
 
-    Where it stands is two 0-dimensional arrays, `epoch` and `position`, which checkpoints keep."""
+    Of each batch only the examples of `share`, (first, last), are given: other ranks have the others. Where it stands
+    is two 0-dimensional arrays, `epoch` and `position`, which checkpoints keep, and which are those of all ranks."""
 
-    def __init__(self, n: int, batch: int, seed: int):
+    def __init__(self, n: int, batch: int, seed: int, share: tuple | None = None):
         if n < batch:
             raise DataError(f"the training set has {n} examples, should have at least a batch of {batch}")
-        self.n, self.batch, self.seed = n, batch, seed
+        self.n, self.batch, self.seed, self.share = n, batch, seed, share or (0, batch)
         self.epoch, self.position = np.zeros((), np.int64), np.zeros((), np.int64)
         self._shuffled: tuple = (None, None)  # (seed, epoch) and its permutation
 
@@ -218,4 +219,5 @@ class Order:
         if self._shuffled[0] != (self.seed, epoch):
             self._shuffled = (self.seed, epoch), random.permutation(self.n, self.seed, epoch)
         self.position += self.batch
-        return self._shuffled[1][start : start + self.batch]
+        first, last = self.share
+        return self._shuffled[1][start + first : start + last]

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from core import check, optim, parallel, threads
+from core import check, optim
 from models import data, text
 from models.trainer import Trainer, dataset
 
@@ -22,7 +22,7 @@ class ImageTrainer(Trainer):
         return dataset(source, data.Images, data.load_images)
 
     def image_inputs(self):
-        return {"images": self.xp.zeros((self.config.batch, 28, 28, 1), np.float32)}
+        return {"images": self.xp.zeros((self.local, 28, 28, 1), np.float32)}
 
     def example(self, index):
         return (self.pixels(self.data.x_train[index]),)
@@ -48,7 +48,7 @@ class TokenTrainer(Trainer):
     tokenizer: text.Characters | text.BPE
 
     def token_inputs(self, names, length):
-        return {name: self.xp.zeros((self.config.batch, length), np.int64) for name in names}
+        return {name: self.xp.zeros((self.local, length), np.int64) for name in names}
 
     def token_optimizers(self, schedule):
         """Weight decay shrinks matrices; vectors (biases, norms) it must leave alone."""
@@ -77,13 +77,13 @@ class TokenTrainer(Trainer):
                 )
 
     def part_loss(self, start, stop):
-        """Of examples start to stop of self.inputs: ((summed loss,), 1 / tokens in the whole batch)."""
+        """Of examples start to stop of self.inputs: ((summed loss,), 1 / tokens in the whole batch, of all ranks)."""
         raise TypeError(f"{type(self).__name__} has no loss")
 
     def train_step(self):
         self.model.zero_grad()
-        n, parameters = self.config.batch, self.model.parameters()
-        (self.losses[0],) = parallel.backward(self.part_loss, n, min(threads.COUNT, n), self.scale("loss"))
+        parameters = self.model.parameters()
+        (self.losses[0],) = self.backward(self.part_loss, parameters, count=self.at_once())
         taken = self.unscale_("loss", parameters)
         self.losses[1] = optim.clip_grad_norm_(parameters, self.config.clip)
         for optimizer in self.optimizers.values():

@@ -11,6 +11,7 @@ there are minimax and hinge, too). Images lie in [-1, 1], as tanh's do.
 N batch, Z latent, C channels. # next: core/functional/conv.py, core/reference/conv.py
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,34 +126,42 @@ class GANTrainer(ImageTrainer):
         self.inputs = self.image_inputs()
 
     def train_step(self):
-        real = Tensor(self.inputs["images"])
-        fake = self.model.generator(random.normal((self.config.batch, self.config.latent)))
-        self.losses[0] = self._train_discriminator(real, fake.detach()).data
-        self.losses[1] = self._train_generator(real, fake).data
+        self.losses[0] = self._descend("discriminator", self._discriminator_loss)
+        with self.model.discriminator.frozen():
+            self.losses[1] = self._descend("generator", self._generator_loss)
 
-    def _train_discriminator(self, real, fake):
-        d = self.model.discriminator
-        loss = F.discriminator_loss(d(real), d(fake), kind=self.config.loss)
-        self._descend("discriminator", loss)
-        return loss
-
-    def _train_generator(self, real, fake):
-        d = self.model.discriminator
-        with d.frozen():
-            features = d.features(fake)
-            loss = F.generator_loss(d.dense(features), kind=self.config.loss)
-            if self.config.feature_matching:
-                with no_grad():
-                    wanted = d.features(real).mean(axis=0)
-                loss = loss + self.config.feature_matching * ((features.mean(axis=0) - wanted) ** 2).mean()
-        self._descend("generator", loss)
-        return loss
-
-    def _descend(self, part, loss):
+    def _descend(self, part, losses):
         optimizer = self.optimizers[part]
         optimizer.zero_grad()
-        loss.backward(self.scale(part))
+        (loss,) = self.backward(losses, optimizer.parameters.values(), part)
         optimizer.step(self.unscale_(part, optimizer.parameters.values()))
+        return loss
+
+    def _fake(self, n):
+        """Images of the noise that the step's first draw gives to n examples."""
+        return self.model.generator(random.normal((n, self.config.latent)))
+
+    def _discriminator_loss(self, start, stop):
+        """Of examples start to stop: the loss, and their share of the batch."""
+        d, real = self.model.discriminator, Tensor(self.inputs["images"][start:stop])
+        with no_grad() if self.accumulate > 1 else contextlib.nullcontext():
+            self.fake = self._fake(stop - start)
+        loss = F.discriminator_loss(d(real), d(self.fake.detach()), kind=self.config.loss)
+        return (loss,), (stop - start) / self.config.batch
+
+    def _generator_loss(self, start, stop):
+        """The same. Of several parts the generator's tensors are made again: all at once they would fill the memory."""
+        d = self.model.discriminator
+        if self.accumulate > 1:
+            with self.model.generator.seen(), random.current().again():
+                self.fake = self._fake(stop - start)
+        features = d.features(self.fake)
+        loss = F.generator_loss(d.dense(features), kind=self.config.loss)
+        if self.config.feature_matching:
+            with no_grad():
+                wanted = d.features(Tensor(self.inputs["images"][start:stop])).mean(axis=0)
+            loss = loss + self.config.feature_matching * ((features.mean(axis=0) - wanted) ** 2).mean()
+        return (loss,), (stop - start) / self.config.batch
 
     def sample(self, n: int, seed: int = 0):
         """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise."""

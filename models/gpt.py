@@ -146,7 +146,7 @@ class GPTTrainer(TokenTrainer):
 
     def part_loss(self, start, stop):
         ids, targets = (a[start:stop] for a in self.inputs.values())
-        return (self.model.loss(ids, targets, reduction="sum"),), 1 / self.inputs["targets"].size
+        return (self.model.loss(ids, targets, reduction="sum"),), 1 / (self.config.batch * self.config.context)
 
     def generate(self, prompt=None, n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed=0, number=0) -> str:
         """`prompt` (or else how the training text begins) and n more tokens; seed and number choose the draws.

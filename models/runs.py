@@ -65,8 +65,8 @@ class Run:
         return cls(folder, settings)
 
     @classmethod
-    def create(cls, folder, kind, preset, config, seed, data_path, device="cpu", precision="fp32") -> "Run":
-        """A new run; refuses a folder that holds a checkpoint."""
+    def create(cls, folder, kind, preset, config, seed, data_path, device="cpu", precision="fp32", **ranks) -> "Run":
+        """A new run; refuses a folder that holds a checkpoint. `ranks`: how many there are, and what they are told."""
         settings = {
             "format": FORMAT,
             "model": kind,
@@ -78,6 +78,7 @@ class Run:
             "threads": threads.COUNT,  # part of what makes two runs bit for bit the same
             "device": describe_device(device),  # so is this
             "precision": precision,
+            **ranks,
         }
         run = cls(folder, settings)
         run.refuse_if_saved()
@@ -130,13 +131,14 @@ class Run:
         if not same:
             raise RunError(f"{self.folder}: was removed or replaced while this process was training in it")
 
-    def trainer(self, device="cpu", **changes):
-        """The trainer these settings describe, at its newest checkpoint; `changes` go to its config."""
+    def trainer(self, device="cpu", ranks=None, **changes):
+        """The trainer these settings describe, at its newest checkpoint; `changes` go to its config, `ranks` (its
+        world, accumulate and sync_batch_norm) to itself: for looking at a run one process will do."""
         kind, described = MODELS[self.settings["model"]], self.settings["data"]
         if describe_data(kind.kind, described["path"])["sha256"] != described["sha256"]:
             raise RunError(f"{described['path'] or 'the carried data'}: changed since {self.folder} was started")
         options = {"seed": self.settings["seed"], "precision": self.settings.get("precision", "fp32")}
-        trainer = kind(self.config(**changes), device=device, data=self._data(kind), **options)
+        trainer = kind(self.config(**changes), device=device, data=self._data(kind), **options, **(ranks or {}))
         if self.saved():
             self._load(trainer)
         return trainer

@@ -157,9 +157,14 @@ class Seq2SeqTrainer(TokenTrainer):
             yield tuple(a[i : i + self.config.batch] for a in self.test_ids)
 
     def part_loss(self, start, stop):
-        arrays, words = (a[start:stop] for a in self.inputs.values()), (self.inputs["target"] != PAD).sum()
+        arrays = (a[start:stop] for a in self.inputs.values())
         loss = self.model.loss(*arrays, label_smoothing=self.config.label_smoothing, reduction="sum")
-        return (loss,), 1 / words
+        return (loss,), 1 / self.words
+
+    def train_step(self):
+        self.words = self.xp.asarray((self.inputs["target"] != PAD).sum())
+        self.world.sum_(self.words)  # each rank has other padding
+        super().train_step()
 
     def translate(self, sentence: str, beams: int = 4) -> str:
         """One sentence, by beam search; beams=1 is greedy. Words beyond the model's length are cut off."""

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from core import AnomalyError, detect_anomaly, threads
 from core.checkpoint import CheckpointError
+from core.distributed import ALONE, RankError, watched
 from models.pictures import save_losses, save_samples, save_set
 from models.readings import Readings
 from models.runs import Run, RunError, describe_device, note, versions
@@ -31,19 +32,23 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
     """Train to config.steps in `run`, with a checkpoint every `save_every` steps (by default five or more in a run).
 
     anomalies: name the operation that makes the first NaN or infinity, which takes longer. Ctrl-C and SIGTERM save and
-    raise KeyboardInterrupt(exit code). Returns the seconds it took.
+    raise KeyboardInterrupt(exit code). Of several ranks all step, the first writes. Returns the seconds it took.
     """
-    steps, done = trainer.config.steps, trainer.steps
+    with _clear_errors(run):
+        trainer.synchronise()
+    steps, done, first = trainer.config.steps, trainer.steps, trainer.world.rank == 0
     save_every = save_every or max(50, min(500, steps // 5))
     started = time.perf_counter()
-    run.cut_metrics(done, trainer.METRICS)
-    run.samples.mkdir(exist_ok=True)
-    if done and not any(run.samples.glob(f"step_{done:06d}.*")):  # killed between a checkpoint and its pictures
-        _show(run, trainer, done)
+    if first:
+        run.cut_metrics(done, trainer.METRICS)
+        run.samples.mkdir(exist_ok=True)
+        if done and not any(run.samples.glob(f"step_{done:06d}.*")):  # killed between a checkpoint and its pictures
+            _show(run, trainer, done)
     batches, readings, saved = trainer.batches("train"), Readings(trainer), True
-    bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True)
-    with _clear_errors(run), bar, open(run.metrics, "a", encoding="utf-8") as log, _asked_to_stop() as stop:
-        while done < steps and not stop:
+    bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True, disable=not first)
+    log = open(run.metrics if first else os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
+    with _clear_errors(run), bar, log, _asked_to_stop() as stop:
+        while done < steps and not trainer.world.any(stop):
             _step(trainer, readings, batches, anomalies)
             done += 1
             saved = done % save_every == 0 or done == steps
@@ -51,13 +56,14 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
                 _log(run, trainer, step, losses, anomalies, seconds, log, bar)
             if saved:
                 _save(run, trainer, done, log, anomalies)
-        if stop and not saved:
+        if not saved:  # a signal came, here or to another rank
             for step, losses, seconds in readings.all():
                 _log(run, trainer, step, losses, anomalies, seconds, log, bar)
             _save(run, trainer, done, log, anomalies)
+    trainer.world.any(False)  # no rank leaves before the first has saved
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
-        raise KeyboardInterrupt(128 + stop[0])
+        raise KeyboardInterrupt(*(128 + number for number in stop[:1]))
     return time.perf_counter() - started
 
 
@@ -86,9 +92,11 @@ def _asked_to_stop():
 
 @contextlib.contextmanager
 def _clear_errors(run):
-    """A write that fails ends the run in a line that says where, and what is kept."""
+    """A write that fails, or a rank that does, ends the run in a line that says where, and what is kept."""
     try:
         yield
+    except RankError as error:
+        raise RunError(f"{error}; the last checkpoint is {run.saved() or 'not written yet'}") from None
     except OSError as error:
         what = f"{error.filename or run.metrics}: cannot be written ({error.strerror})" if error.errno else str(error)
         raise RunError(f"{what}; the last checkpoint is {run.saved() or 'not written yet'}") from None
@@ -123,6 +131,8 @@ def _log(run, trainer, step, losses, anomalies, seconds, log, bar):
 
 
 def _save(run, trainer, step, log, anomalies):
+    if trainer.world.rank:
+        return
     log.flush()
     os.fsync(log.fileno())
     try:
@@ -155,38 +165,67 @@ def train_new(
     graph=True,
     save_every=None,
     anomalies=False,
+    accumulate=1,
+    sync_batch_norm=False,
+    world=ALONE,
 ):
     """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
     config = trainer_type.Config.preset(preset, **changes)
-    run = Run.create(out, kind, preset, config, seed, data_path, device, precision)
-    with run.locked():
-        run.clear()
-        options = {"device": device, "precision": precision, "graph": graph}
+    ranks = {"accumulate": accumulate, "sync_batch_norm": sync_batch_norm}
+    world.share(config.batch, accumulate)  # refused before there is a folder
+    run = Run.create(out, kind, preset, config, seed, data_path, device, precision, ranks=world.size, **ranks)
+    with _held(run, world):
+        options = {"device": device, "precision": precision, "graph": graph, "world": world, **ranks}
+        if world.rank == 0:
+            run.clear()
         trainer = trainer_type(config, seed=seed, data=data_path, **options)
-        run.write_settings()
-        run.write_tokenizer(trainer)
+        if world.rank == 0:
+            run.write_settings()
+            run.write_tokenizer(trainer)
         return run, trainer, train(run, trainer, save_every, anomalies)
 
 
-def resume(folder, *, steps=None, device="cpu", graph=True, save_every=None, anomalies=False):
-    """Continue a run to `steps` in all; (run, trainer, seconds)."""
+def resume(
+    folder, *, steps=None, device="cpu", graph=True, save_every=None, anomalies=False, accumulate=None, world=ALONE
+):
+    """Continue a run to `steps` in all, on as many ranks as there are now; (run, trainer, seconds)."""
     run = Run.open(folder)
-    with run.locked():
+    with _held(run, world):
         planned = run.config().steps
-        trainer = run.trainer(device, **({} if steps is None else {"steps": steps}))
+        accumulate = accumulate or run.settings.get("accumulate", 1)  # older runs name none of these
+        ranks = {"accumulate": accumulate, "sync_batch_norm": run.settings.get("sync_batch_norm", False)}
+        changes = {} if steps is None else {"steps": steps}
+        trainer = run.trainer(device, {"world": world, **ranks}, **changes)
         trainer.graph = graph
         if trainer.config.steps < trainer.steps:
             raise RunError(f"{folder}: has {trainer.steps} steps already, --steps {steps} should be at least that")
-        run.write_tokenizer(trainer)
-        if trainer.config.steps != planned:
-            note(f"{folder}: {planned} steps were planned; a schedule of the learning rate now reaches to {steps}")
-            run.settings["config"]["steps"] = steps
-            run.write_settings()
-        for name, now in (("threads", threads.COUNT), ("versions", versions()), ("device", describe_device(device))):
-            before = run.settings.get(name, now)  # older runs name no device
-            if before != now:
-                note(f"{folder}: {name}: {before} when the run began, {now} now: the bits may not be the same")
+        if world.rank == 0:
+            _note_changes(run, trainer, planned, device)
         return run, trainer, train(run, trainer, save_every, anomalies)
+
+
+@contextlib.contextmanager
+def _held(run, world):
+    """The first rank's process holds the run; what it says should the job be killed is agreed with its launcher."""
+    line = f"error: a process of this job was killed; continue with --resume {run.folder}, on any number of ranks"
+    with contextlib.nullcontext() if world.rank else run.locked(), watched(world, line):
+        yield
+
+
+def _note_changes(run, trainer, planned, device):
+    """Write down and say what is not as it was when the run began."""
+    folder, steps = run.folder, trainer.config.steps
+    run.write_tokenizer(trainer)
+    if steps != planned:
+        note(f"{folder}: {planned} steps were planned; a schedule of the learning rate now reaches to {steps}")
+        run.settings["config"]["steps"] = steps
+        run.write_settings()
+    now = {"threads": threads.COUNT, "versions": versions(), "device": describe_device(device)}
+    now |= {"ranks": trainer.world.size, "accumulate": trainer.accumulate}
+    for name, value in now.items():
+        before = run.settings.get(name, 1 if name in ("ranks", "accumulate") else value)  # older runs name no device
+        if before != value:
+            note(f"{folder}: {name}: {before} when the run began, {value} now: the bits may not be the same")
 
 
 def in_words(error) -> str:

@@ -15,13 +15,14 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, checkpoint, dispatch, memory, nn, no_grad, optim, random, threads, use
-from core.arrays import is_cupy
+from core import Generator, check, checkpoint, dispatch, memory, nn, no_grad, optim, parallel, random, threads, use
+from core.buckets import Buckets, mean_
 from core.capture import Captured
 from core.check import shown
 from core.checkpoint import CheckpointError
+from core.distributed import ALONE
 from core.upload import Uploads
-from models.config import COUNTS, Config
+from models.config import Config, impossible
 from models.data import DataError, Order
 
 PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has as few digits as TF32, in less range
@@ -31,25 +32,18 @@ PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has
 }
 
 
-def impossible(name: str, array, examples: int) -> str | None:
-    """What is wrong with the values of this array of a trainer's state, in words; None where they can be."""
-    array = array.get() if is_cupy(array) else array
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            return "has values that are not finite"
-        squares = name.endswith("running_var") or (name.startswith("optim.") and name.endswith(".v"))
-        return "has values below 0" if squares and (array < 0).any() else None
-    most = {"rng.seed": 2**64, "data.position": examples + 1}.get(name, COUNTS) - 1
-    return f"is {shown(array.tolist())}, should be in [0, {most}]" if ((array < 0) | (array > most)).any() else None
-
-
 class Trainer:
-    """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32", graph=True).
+    """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32", graph=True, world=ALONE, accumulate=1,
+    sync_batch_norm=False).
 
     config None is the preset "demo", data None the carried data. With precision "fp16" products take float16 copies of
     float32 parameters, and each loss is scaled so that small gradients survive (optim.LossScale); "tf32" lets a GPU's
     products take one TF32 pass, and is nothing on a CPU. graph=False launches every kernel of a step singly on a GPU,
     in the same bits; on a CPU it means nothing.
+
+    `world`: the ranks that share a batch (core/distributed.py), each of which has a Trainer of the same arguments;
+    config.batch is that of all. A step takes a rank's examples in `accumulate` parts, one after the other. What is
+    computed across a batch, batch norm's statistics, is of a part; with sync_batch_norm it is of all ranks' parts.
     """
 
     kind: str  # the name on the command line
@@ -61,10 +55,22 @@ class Trainer:
     inputs: dict  # name -> the fixed buffer that feed fills
 
     def __init__(
-        self, config=None, *, seed: int = 0, device: str = "cpu", data=None, precision: str = "fp32", graph: bool = True
+        self,
+        config=None,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        data=None,
+        precision: str = "fp32",
+        graph: bool = True,
+        world=ALONE,
+        accumulate: int = 1,
+        sync_batch_norm: bool = False,
     ):
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}, should be one of {', '.join(PRECISIONS)}")
+        check.count("Trainer", "accumulate", accumulate)
+        check.flag("Trainer", "sync_batch_norm", sync_batch_norm)
         threads.one_blas_thread()
         memory.keep_freed()
         self.config = self.Config.preset("demo") if config is None else config
@@ -73,11 +79,18 @@ class Trainer:
         self.xp = self.generator.xp
         self.seed_array = np.asarray(seed, np.uint64)  # as checkpoints keep it
         self.data = self.read_data(data)
-        self.order = Order(self.examples(), self.config.batch, seed)
+        self.world, self.accumulate = world, accumulate
+        self.buckets: dict[str, Buckets] = {}  # one for each loss
+        self.share = world.share(self.config.batch, accumulate)
+        self.local = self.share[1] - self.share[0]  # examples of a batch that are this rank's
+        self.order = Order(self.examples(), self.config.batch, seed, self.share)
         self.losses = self.xp.zeros(len(self.METRICS), np.float32)
         self.scales = {name: optim.LossScale(device) for name in self.LOSSES if precision == "fp16"}
         with self.generator:
             self.build()
+        self.norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm)]
+        for norm in self.norms if sync_batch_norm else ():
+            norm.world = world
         self.generator.advance_()  # the initial values were drawn in step 0; training draws from step 1
         self.graph, self.captured = graph, None if self.xp is np else Captured(self._step, self._setting)
         self.uploads = None if self.xp is np else Uploads()
@@ -100,7 +113,7 @@ class Trainer:
         raise TypeError(f"{type(self).__name__} has no step")
 
     def example(self, index) -> tuple:
-        """The batch made of the training examples `index`, one array per input."""
+        """The batch made of the training examples `index`, one array per input, of `local` examples."""
         raise TypeError(f"{type(self).__name__} makes no batches")
 
     def check_batch(self, batch):
@@ -136,7 +149,38 @@ class Trainer:
         self.generator.draw = 0  # also after a step that was broken off
         with self.generator, use(**PRECISIONS[self.precision]):
             self.train_step()
+            if self.world.size > 1:
+                self._share_statistics()
         self.generator.advance_()
+
+    def backward(self, losses, parameters, loss: str = "loss", count: int = 1) -> list:
+        """The gradients of one of LOSSES in `parameters`, and the losses: of all parts, of all ranks.
+
+        losses(start, stop): as core.parallel.backward takes it, of examples of self.inputs; its weight is a share of
+        the whole batch, that of all ranks. `count`: parts at the same time."""
+        arguments = {"scale": self.scale(loss), "first": self.share[0], "rounds": self.accumulate}
+        if self.world.size == 1:
+            return parallel.backward(losses, self.local, count, **arguments)
+        if loss not in self.buckets:
+            self.buckets[loss] = Buckets(self.world, parameters)
+        buckets = self.buckets[loss]
+        buckets.begin()
+        return buckets.finish(parallel.backward(losses, self.local, count, **arguments, ready=buckets.ready))
+
+    def at_once(self) -> int:
+        """Parts that threads can take at the same time, of a model that computes nothing across the batch."""
+        return min(threads.COUNT, self.local // self.accumulate)
+
+    def _share_statistics(self):
+        """Running statistics, which each rank moves by what it has seen, become the ranks' mean."""
+        own = [norm for norm in self.norms if norm.world.size == 1]
+        mean_(self.world, [t.data for norm in own for t in (norm.running_mean, norm.running_var)])
+
+    def synchronise(self):
+        """Make this trainer's state that of rank 0; all ranks do it before the first step."""
+        if self.world.size > 1:
+            self.world.broadcast_(self.state().values())
+            self._loaded()
 
     def _setting(self):
         """What a captured step is good for: these buffers, this seed (kernels have it as a number), these modes."""
@@ -196,6 +240,10 @@ class Trainer:
     def load_state(self, arrays: dict, source="checkpoint"):
         """Write arrays (as `state` names them) into the trainer's own memory, all of them or none."""
         checkpoint.restore(self.state(), arrays, source)
+        self._loaded()
+
+    def _loaded(self):
+        """What is known of the state beside its arrays."""
         self.seed = self.order.seed = self.generator.seed = int(self.seed_array)
         self.generator.draw = 0
         for _, tensor in self.model.named_tensors():

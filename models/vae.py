@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import core.functional as F
-from core import Tensor, check, nn, optim, parallel, random, threads
+from core import Tensor, check, nn, optim, random
 from models.config import Config
 from models.families import ImageTrainer, check_images
 from models.measures import image_figures
@@ -106,9 +106,9 @@ class VAETrainer(ImageTrainer):
         return F.elbo(logits, x, mu, logvar, beta=self.beta, parts=True), (stop - start) / self.config.batch
 
     def train_step(self):
-        n, optimizer = self.config.batch, self.optimizers["vae"]
+        optimizer = self.optimizers["vae"]
         optimizer.zero_grad()
-        losses = parallel.backward(self.part_loss, n, min(threads.COUNT, n), self.scale("loss"))
+        losses = self.backward(self.part_loss, optimizer.parameters.values(), count=self.at_once())
         for i, loss in enumerate(losses):
             self.losses[i] = loss
         optimizer.step(self.unscale_("loss", optimizer.parameters.values()))

@@ -36,8 +36,9 @@ def dataset(kind):
 def trainer(kind, seed=0, device="cpu", graph=True, **changes):
     """A new trainer of this kind, small."""
     t = models.MODELS[kind]
+    ranks = {name: changes.pop(name) for name in ("world", "accumulate", "sync_batch_norm") if name in changes}
     config = t.Config.preset("demo", **{**SMALL[kind], **changes})
-    return t(config, seed=seed, device=device, data=dataset(kind), graph=graph)
+    return t(config, seed=seed, device=device, data=dataset(kind), graph=graph, **ranks)
 
 
 def run(t, steps):

@@ -38,12 +38,14 @@ class Stream:
     def __exit__(self, *error):
         gpu.streams.pop()
 
+    ptr = property(lambda self: self)
+
     def record(self, event):
-        event.sources, event.recorded = list(self.sources), True
+        event.sources, event.recorded, event.captured = list(self.sources), True, gpu.tape is not None
         return event
 
     def wait_event(self, event):
-        assert not self.capturing, "a capture waits for an event outside"
+        assert not self.capturing or event.captured, "a capture waits for an event outside"
         gpu.calls.append("wait")
 
     def synchronize(self):
@@ -66,6 +68,7 @@ class Stream:
 class Event:
     def __init__(self, disable_timing=False):
         self.sources: list = []
+        self.captured = False
 
     def synchronize(self):
         gpu.calls.append("synchronize")
@@ -103,6 +106,7 @@ def _modules():
     runtime.getDeviceProperties = lambda device: {"name": b"stand-in"}
     pool = lambda: SimpleNamespace(malloc=lambda size: None)
     streams = {"Stream": Stream, "Event": Event, "get_current_stream": lambda: gpu.streams[-1]}
+    streams["Device"] = lambda number: SimpleNamespace(use=lambda: None)
     module.cuda = SimpleNamespace(runtime=runtime, MemoryPool=pool, using_allocator=_using_allocator, **streams)
     module.lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_as_strided))
     extra.empty_pinned = lambda shape, dtype: np.empty(shape, dtype).view(Pinned)  # type: ignore[attr-defined]

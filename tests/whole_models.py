@@ -118,20 +118,20 @@ def judged_steps(label) -> list[Comparison]:
     """All comparisons of one of SETTINGS."""
     kind, changes, counts = SETTINGS[label]
     found = defaultdict(list)
-    for both, outputs, first in itertools.islice(_off_kinks(kind, changes), SEEDS):
-        _collect(found, assess, "output ", *outputs)
+    for both, outputs, first in itertools.islice(off_kinks(kind, changes), SEEDS):
+        collect(found, assess, "output ", *outputs)
         for step in range(1, counts[-1] + 1):
-            losses = _as_arrays(first if step == 1 else both.step())
+            losses = as_arrays(first if step == 1 else both.step())
             if step in counts:
                 rule = assess if step == 1 else typical  # the first step's gradients come before any optimiser
-                _collect(found, rule, f"step {step}: ", *losses)
-                _collect(found, rule, f"step {step}: gradient of ", *both.gradients())
-                _collect(found, typical, f"step {step}: ", *both.states())
+                collect(found, rule, f"step {step}: ", *losses)
+                collect(found, rule, f"step {step}: gradient of ", *both.gradients())
+                collect(found, typical, f"step {step}: ", *both.states())
     rows = ((what, rule(draws, np.float32)) for (what, rule), draws in found.items())
     return [Comparison(f"model/{label}", what, "model", verdict) for what, verdict in rows]
 
 
-def _off_kinks(kind, changes):
+def off_kinks(kind, changes):
     """(both sides, their outputs, the losses of their first step) of one seed after the other, but for those whose
     oracle has an activation's argument within KINK of zero: on which side of it float32 comes to lie is chance."""
     for seed in range(4 * SEEDS):
@@ -161,13 +161,13 @@ def kinks():
         torch.nn.functional.leaky_relu = leaky_relu
 
 
-def _as_arrays(losses):
+def as_arrays(losses):
     ours, oracle, theirs = losses
     narrow = lambda part: {name: np.array(x, np.float32) for name, x in part.items()}
     return narrow(ours), {name: np.array(x) for name, x in oracle.items()}, [narrow(part) for part in theirs]
 
 
-def _collect(found, rule, prefix, ours, oracle, theirs):
+def collect(found, rule, prefix, ours, oracle, theirs):
     """One Draw for every name, added to what other seeds have found under (name, rule)."""
     assert ours.keys() == oracle.keys(), f"{prefix}: ours are {sorted(ours)}, torch's {sorted(oracle)}"
     size = rms(np.concatenate([np.ravel(a) for a in oracle.values()]))

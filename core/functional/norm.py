@@ -5,6 +5,7 @@ import math
 from core import check
 from core.arrays import is_repeated
 from core.dispatch import run_
+from core.distributed import ALONE
 from core.functional.arguments import activation, dropout_of, optional, tensor
 from core.tensor import apply
 
@@ -43,11 +44,13 @@ def batch_norm(
     negative_slope=0.01,
     dropout_p=0.0,
     mask=None,
+    world=ALONE,
 ):
     """dropout(act(normalised x)) over all axes but the last (Ioffe & Szegedy 2015): x (..., C), the others (C,).
 
     Training normalises by the batch, moves the running statistics in place (when they are not None) and drops; else
     the running statistics normalise and nothing is dropped. Raises where training has one value per channel.
+    world: of several ranks, whose x are normalised as one; all have the same shape (core/distributed.py).
     """
     op = "batch_norm"
     x, weight, bias = _norm_arguments(op, x, weight, bias, eps, ("weight", "bias"))
@@ -61,10 +64,12 @@ def batch_norm(
     shared = {"eps": eps, **activation(op, act, negative_slope)}
     if not training:
         return apply("batch_norm_eval", x, mean, var, weight, bias, **shared)
-    count = math.prod(x.shape[:-1])
+    count = math.prod(x.shape[:-1]) * world.size
     if count < 2:
         check.fail(op, "x", f"of shape {x.shape}", "more than one value per channel when training")
     mask, step, key = dropout_of(op, x, dropout_p, mask)
+    if world.size > 1:
+        op, shared = "sync_batch_norm", {**shared, "world": world}
     y, m, v = apply(op, x, weight, bias, mask, step, dropout_p=dropout_p, **shared, **key)
     if mean is not None:
         run_("running_stats_", mean.data, var.data, m.data, v.data, momentum=momentum, count=count)

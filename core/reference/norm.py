@@ -119,6 +119,39 @@ def _batch_norm_backward(saved, dys, needs, *, eps, act, negative_slope, dropout
     return dx, dw if needs[1] else None, db if needs[2] else None, None, None
 
 
+# The same over the x of all ranks of `world`, each with its own: what is a mean over the batch is one over all ranks.
+
+
+def _ranks_mean(x, world):
+    """(C,) mean over all axes but the last and over the ranks, summed in float64."""
+    xp = array_module(x)
+    mean = x.sum(axis=tuple(range(x.ndim - 1)), dtype=xp.float64)
+    world.sum_(mean)
+    return mean / (world.size * (x.size // x.shape[-1]))
+
+
+def _sync_batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, seed, draw, world):
+    mean = _ranks_mean(x, world)
+    xhat = x - mean.astype(x.dtype)
+    var = _ranks_mean(xhat * xhat, world)
+    rstd = _rstd(var, eps).astype(x.dtype)
+    xhat *= rstd
+    y, activated = activate(act, _affine(xhat, w, b), negative_slope)
+    y, dropped = random.dropout.forward(y, mask, step, p=dropout_p, seed=seed, draw=draw)
+    return (y, mean.astype(x.dtype), var.astype(x.dtype)), (xhat, rstd, w, activated, dropped)
+
+
+def _sync_batch_norm_backward(saved, dys, needs, *, eps, act, negative_slope, dropout_p, seed, draw, world):
+    """dw and db are this rank's own: they are summed with all other gradients."""
+    xhat, rstd, w, activated, dropped = saved
+    dy = random.dropout.backward(dropped, dys[0], (True,), p=dropout_p, seed=seed, draw=draw)[0]
+    g, dw, db = _affine_backward(xhat, w, activate_backward(act, activated, dy, negative_slope), needs[1:3])
+    dx = g - _ranks_mean(g, world).astype(g.dtype)
+    dx -= xhat * _ranks_mean(g * xhat, world).astype(g.dtype)
+    dx *= rstd
+    return dx, dw, db, None, None
+
+
 def _batch_norm_eval(x, mean, var, w, b, *, eps, act, negative_slope):
     rstd = _rstd(var, eps)
     xhat = (x - mean) * rstd
@@ -143,4 +176,5 @@ def running_stats_(running_mean, running_var, mean, var, *, momentum, count):
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward)
 add_layer_norm = Op("add_layer_norm", _add_layer_norm, _add_layer_norm_backward)
 batch_norm = Op("batch_norm", _batch_norm, _batch_norm_backward)
+sync_batch_norm = Op("sync_batch_norm", _sync_batch_norm, _sync_batch_norm_backward)
 batch_norm_eval = Op("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_backward)

@@ -4,8 +4,10 @@ The shapes are small but ragged: each reaches a branch that a power of two would
 starts at, a stride past the kernel, a phase without taps, the narrow path of few output channels in each direction).
 """
 
+import torch
 import torch.nn.functional as TF
 
+from core.distributed import ALONE, Alone
 from tests.cases.inputs import Case, F, coin, copied, half, normal, positive, value, whole
 from tests.cases.shape import ACTS, KINKED
 
@@ -150,9 +152,24 @@ def _torch_norm(x, mean, var, w, b, training, momentum, eps):
     return y.movedim(1, -1)
 
 
+class Mirror(Alone):
+    """Two ranks that hold the same arrays."""
+
+    size = 2
+
+    def sum_(self, array):
+        array *= 2
+
+
+def _mirrored(x, *args):
+    """torch's norm of the batch of both: a half's result, whose gradients are those of one rank."""
+    return sum(_torch_norm(torch.cat([x, x]), *args).chunk(2)) / 2
+
+
 def train(
-    name, shape, affine="wb", act=None, p=0.0, x=None, w=None, b=None, stats=True, momentum=0.1, eps=1e-5, smooth=True
-):
+    name, shape, affine="wb", act=None, p=0.0, x=None, w=None, b=None, stats=True, momentum=0.1, eps=1e-5, smooth=True,
+    world=ALONE,
+):  # fmt: skip
     """Training: (y, running mean, running variance), the statistics being copies that the operation may move."""
     c = shape[-1]
 
@@ -162,6 +179,7 @@ def train(
 
     def ours(x, mean, var, *rest):
         (w, b, mask), options = unpack(rest), {"act": act, "dropout_p": p, "momentum": momentum, "eps": eps}
+        options["world"] = world
         if not stats:
             return F.batch_norm(x, None, None, w, b, True, mask=mask, **options)
         mean, var = copied(mean), copied(var)
@@ -170,13 +188,14 @@ def train(
     def theirs(x, mean, var, *rest):
         w, b, mask = unpack(rest)
         mean, var = (mean.clone(), var.clone()) if stats else (None, None)
-        y = ACTS[act](_torch_norm(x, mean, var, w, b, True, momentum, eps))
+        y = ACTS[act]((_torch_norm if world.size == 1 else _mirrored)(x, mean, var, w, b, True, momentum, eps))
         y = y if mask is None else y * mask / (1 - p)
         return (y, mean, var) if stats else y
 
     make = [x or normal(*shape), normal(c), positive(c)]
     make += [positive(c)] * ("w" in affine) + [b or normal(c)] * ("b" in affine) + [coin(*shape)] * (p > 0)
-    return Case(f"batch_norm/{name}", ours, theirs, tuple(make), fixed=(1, 2), smooth=smooth)
+    op = "batch_norm" if world.size == 1 else "sync_batch_norm"
+    return Case(f"{op}/{name}", ours, theirs, tuple(make), fixed=(1, 2), smooth=smooth)
 
 
 def evaluate(name, shape, affine="wb", act=None, b=None, smooth=True):
@@ -222,6 +241,10 @@ def _norms():
     yield train("large-mean-image", (4, 9, 9, 2), x=normal(4, 9, 9, 2, mean=100.0))
     yield train("many-values", (6, 20, 20, 2))
     yield train("past-a-block", (233, 19))  # with tiles of 16: strips of three, the last not full, and two of channels
+    for affine in ("wb", "w", "b", ""):
+        yield train(f"affine-{affine or 'none'}", (2, 3, 2, 3), affine=affine, world=Mirror())
+    yield train("act-leaky_relu-dropped", (2, 3, 2, 3), act="leaky_relu", p=0.3, smooth=False, world=Mirror())
+    yield train("large-mean", (64, 3), x=normal(64, 3, mean=100.0), world=Mirror())
     yield evaluate("rows", (6, 3))
     yield evaluate("no-weight", (6, 3), affine="b")
     yield evaluate("bare", (6, 3), affine="")

@@ -1,0 +1,98 @@
+"""mpirun -n N python -m tests.ranks FOLDER JOBS: what every rank does for tests/test_distributed.py.
+
+JOBS is a JSON list of [name, kind, seed, options]: each rank makes the small trainer of that kind and takes one step,
+after which all ranks must hold the same bits; the first writes losses, gradients and state to FOLDER/name.npz. Before
+that the ranks exchange arrays whose sums are known.
+"""
+
+import json
+import subprocess
+import sys
+import traceback
+import zlib
+
+import numpy as np
+
+from core import distributed
+from tests import small
+from tests.test_house import ROOT
+
+MPIRUN = ROOT / ".venv" / "bin" / "mpirun"
+
+
+def launch(*programs):
+    """Run [(ranks, arguments of Python), ...] as the ranks of one job; the finished process."""
+    parts = [[":", "-n", str(n), sys.executable, *map(str, arguments)] for n, arguments in programs]
+    command = [str(MPIRUN), *[word for part in parts for word in part][1:]]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def step(world, kind, seed, **options):
+    """A trainer's step on the second batch of its data: {what: array} of losses, gradients and state."""
+    t = small.trainer(kind, seed, world=world, **options)
+    batches = t.batches("train")
+    next(batches)
+    found = {f"loss {name}": np.array(value, np.float32) for name, value in t.step(next(batches)).items()}
+    found |= {f"gradient {name}": p.grad for name, p in t.model.named_parameters().items() if p.grad is not None}
+    return found | {f"state {name}": np.array(a) for name, a in t.model.state_dict().items()}
+
+
+def same_everywhere(world, arrays) -> bool:
+    """Whether all ranks hold the bits of the first."""
+    own = np.array([zlib.crc32(np.ascontiguousarray(a)) for a in arrays], np.int64)
+    first = own.copy()
+    world.broadcast_([first])
+    return not world.any((own != first).any())
+
+
+def exchange(world):
+    """Sums of every length and dtype come to what they should, first rank first."""
+    draw = lambda rank, n: np.random.default_rng([rank, n]).standard_normal(n, np.float32)
+    for n in (1, 3, distributed.SMALL, distributed.SMALL + 1, 30_011):
+        mine, expected = draw(world.rank, n), draw(0, n)
+        world.sum_(mine)
+        for rank in range(1, world.size):
+            expected += draw(rank, n)
+        assert mine.tobytes() == expected.tobytes(), f"a sum of {n} numbers"
+    count = np.asarray(world.rank + 2**40)
+    world.sum_(count)
+    assert int(count) == world.size * 2**40 + sum(range(world.size))
+    assert world.any(world.rank == world.size - 1) and not world.any(False)
+
+
+def start(world):
+    """Ranks that would begin with other parameters, and elsewhere in the data, begin as the first."""
+    t = small.trainer("gan", seed=world.rank, world=world)
+    next(t.batches("train"))
+    t.order.position += world.rank
+    t.synchronise()
+    assert (t.seed, t.order.seed, t.generator.seed, int(t.order.position)) == (0, 0, 0, t.config.batch)
+    assert same_everywhere(world, t.state().values())
+
+
+def overlapped(world):
+    """When a sum begins changes no bit of it."""
+    found = []
+    for world.overlap in (False, True):
+        found.append([a.tobytes() for a in step(world, "gpt", 0).values()])
+    assert found[0] == found[1]
+
+
+def main(folder, jobs):
+    world = distributed.world()
+    exchange(world)
+    start(world)
+    overlapped(world)
+    for name, kind, seed, options in json.loads(jobs):
+        found = step(world, kind, seed, **options)
+        assert same_everywhere(world, found.values()), f"{name}: ranks differ"
+        if world.rank == 0:
+            np.savez(f"{folder}/{name}.npz", **found)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        distributed.world().end(1)  # the others would wait for this one
