@@ -107,6 +107,7 @@ def main():
     noise_drawn_again()
     long_sums()
     chunks()
+    whole_steps()
     print("kernels launched:", " ".join(sorted(launch.COUNT)))
     print(json.dumps(trips.report()))
 
@@ -195,6 +196,16 @@ def long_sums():
     parts = np.abs(RNG.standard_normal(2500)).astype(np.float32)
     judge("add_up", [Draw(add_up(parts, "float32", 0.5), parts.sum(dtype=float) * 0.5, parts.sum() / 2)], np.float32)
     print("long sums")
+
+
+def whole_steps():
+    """Timesteps as a captured step draws them: whole numbers on the device."""
+    angles = np.array([[0.0], [37.0], [999.0]]) / [[1.0, 100.0]]  # of dim 4: periods of 1 and 10,000^(1/2)
+    for dtype in (np.int32, np.int64):
+        with on("cuda"), use("kernels"):
+            y = F.timestep_embedding(np.array([0, 37, 999], dtype), 4).data
+        assert y.dtype == np.float32 and abs(y - np.hstack([np.cos(angles), np.sin(angles)])).max() < 2e-7, y
+    print("whole steps")
 
 
 def chunks():

@@ -50,6 +50,12 @@ def test_a_limit_falls_back_in_auto_and_raises_in_kernels():
         F.exp(long)
 
 
+@pytest.mark.parametrize(("groups", "reason"), [(1, "groups are 8193 channels wide, the kernel takes 8192"), (3, None)])
+def test_wide_groups_are_too_many_registers_for_a_gpu(groups, reason):
+    refused = TABLE["group_norm"].kernels["cuda"].refusal([np.zeros((1, 8193), np.float32)], {"num_groups": groups})
+    assert reason is refused is None or refused.startswith(reason)
+
+
 def test_a_dtype_falls_back_in_auto_and_raises_in_kernels():
     assert ran(ZERO.astype(np.float64)) == "reference"
     with use("kernels"), pytest.raises(KernelLimit, match=r"exp: dtype is float64, the kernel takes float32"):

@@ -24,8 +24,8 @@ def leaf(*shape, dtype=np.float32):
     return Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
 
 
-# What torch.autocast does on a GPU (its documentation, "CUDA Op-Specific Behavior"): products in float16; norms of a
-# layer and losses in float32; batch norm, activations and the rest in whatever arrives.
+# What torch.autocast does on a GPU (its documentation, "CUDA Op-Specific Behavior"): products in float16; layer and
+# group norms and losses in float32; batch norm, activations and the rest in whatever arrives.
 CASES = {
     "linear": (lambda x: F.linear(x, leaf(5, 4)), (3, 4), HALF, HALF),
     "matmul": (lambda x: x @ leaf(4, 5), (3, 4), HALF, HALF),
@@ -34,6 +34,7 @@ CASES = {
     "attention": (lambda x: F.attention(x, leaf(1, 2, 3, 4), leaf(1, 2, 3, 4)), (1, 2, 3, 4), HALF, HALF),
     "layer_norm": (lambda x: F.layer_norm(x, leaf(4), leaf(4)), (3, 4), FULL, FULL),
     "add_layer_norm": (lambda x: F.add_layer_norm(x, leaf(3, 4), leaf(4), None)[1], (3, 4), FULL, FULL),
+    "group_norm": (lambda x: F.group_norm(x, 2, leaf(4), leaf(4)), (3, 4), FULL, FULL),
     "softmax": (lambda x: F.softmax(x, -1), (3, 4), FULL, FULL),
     "cross_entropy": (lambda x: F.cross_entropy(x, np.arange(3)), (3, 4), FULL, FULL),
     "bce_with_logits": (lambda x: F.bce_with_logits(x, 1.0), (3, 4), FULL, FULL),
