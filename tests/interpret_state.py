@@ -7,6 +7,7 @@ and grids went (tests/trips.py) as a last line of JSON; an exception ends it wit
 """
 
 import json
+from itertools import product
 
 import numpy as np
 
@@ -90,6 +91,13 @@ def running(mean, var, m, v):
     return mean, var
 
 
+def running_columns(*moments):
+    """The running statistics as columns of one array, where no kernel writes: they are copied, and written back."""
+    columns = np.stack(moments, axis=1)
+    running(*columns.T[:2], *moments[2:])
+    return [columns]
+
+
 def main():
     trips.watch()
     arrays = [RNG.standard_normal(s) for s in (*SHAPES, *SHAPES)]
@@ -100,7 +108,8 @@ def main():
     agree("adam, taken or not", optimiser(lambda p: optim.Adam(p, 1e-2), flags=(1, 0, 1)), *arrays)
     agree("sgd, taken or not", optimiser(lambda p: optim.SGD(p, 1e-2, momentum=0.9), flags=(1, 0, 1)), *arrays)
     loss_scale([*arrays[:6], RNG.standard_normal((33, 17))])
-    agree("running_stats", running, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))
+    for how in (running, running_columns):
+        agree(how.__name__, how, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))
     cache_and_step()
     drawn_masks()
     noise()
@@ -112,17 +121,19 @@ def main():
 
 
 def cache_and_step():
-    buffer, x, step = np.zeros((2, 3, 9, 4), np.float32), RNG.standard_normal((2, 3, 5, 4)).astype("f"), np.array(7)
-    with on("cuda"), use("kernels"):
-        run_("cache_", buffer, x, 3)
-        run_("advance_", step)
-    assert np.array_equal(buffer[:, :, 3:8], x) and not buffer[:, :, :3].any() and not buffer[:, :, 8:].any()
-    assert step == 8
+    """A cache of either dtype, in C order or not; the step's counter."""
+    for dtype, order in product(("float32", "float16"), ("C", "F")):
+        buffer, x, step = np.zeros((2, 3, 9, 4), dtype, order), RNG.standard_normal((2, 3, 5, 4)), np.array(7)
+        with on("cuda"), use("kernels"):
+            run_("cache_", buffer, x.astype(dtype), 3)
+            run_("advance_", step)
+        assert np.array_equal(buffer[:, :, 3:8], x.astype(dtype)), (dtype, order)
+        assert not buffer[:, :, :3].any() and not buffer[:, :, 8:].any() and step == 8
     print("cache and step")
 
 
 def drawn_masks():
-    """Forward and backward drop the same elements, those that the reference drops."""
+    """Forward and backward drop the same elements, those that the reference drops, even if the step ends between."""
     x, w = RNG.standard_normal((9, 37)), np.ones(37, np.float32)
     ops = {
         "dropout": lambda x: F.dropout(x, 0.3),
@@ -133,8 +144,9 @@ def drawn_masks():
         kept = []
         for mode in ("kernels", "reference"):
             leaf = Tensor(x.astype(np.float32), requires_grad=True)
-            with on("cuda"), use(mode), Generator(5):
+            with on("cuda"), use(mode), Generator(5) as generator:
                 y = f(leaf)
+                generator.advance_()
                 y.backward(np.ones(y.shape, np.float32))
             kept.append((y.data != 0, leaf.grad))
         assert np.array_equal(kept[0][0], kept[1][0]) and 0.5 < kept[0][0].mean() < 0.9, name
@@ -153,7 +165,8 @@ def noise():
 
 
 def noise_drawn_again():
-    """reparameterize draws what `normal` draws, forward and backward, and keeps none of it; all by kernels."""
+    """reparameterize draws what `normal` draws, forward and backward, even if the step ends between, and keeps none of it; all by
+    kernels."""
     mu, logvar, dz = RNG.standard_normal((3, 5, 41)).astype("f")
     found = []
     with on("cuda"), use("kernels"), recording() as log:
@@ -161,8 +174,9 @@ def noise_drawn_again():
             given = random.normal(mu.shape)
         for noise in (given, None):
             leaves = [Tensor(x, requires_grad=True) for x in (mu, logvar)]
-            with Generator(11):
+            with Generator(11) as generator:
                 z = F.reparameterize(*leaves, noise=noise)
+            generator.advance_()
             z.backward(dz)
             found.append((z.data, *(leaf.grad for leaf in leaves)))
         _, step, key = random.normal_draw(mu.shape, np.float32)
