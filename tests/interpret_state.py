@@ -165,8 +165,8 @@ def noise():
 
 
 def noise_drawn_again():
-    """reparameterize draws what `normal` draws, forward and backward, also if the step ends between, and keeps none of it;
-    all by kernels."""
+    """reparameterize draws what `normal` draws, forward and backward, also if the step ends between, and keeps none of
+    it; all by kernels."""
     mu, logvar, dz = RNG.standard_normal((3, 5, 41)).astype("f")
     found = []
     with on("cuda"), use("kernels"), recording() as log:
