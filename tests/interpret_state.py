@@ -16,13 +16,15 @@ import kernels.gpu.losses as gpu_losses
 from core import Generator, Tensor, nn, optim, random
 from core.dispatch import forward, on, recording, run_, use
 from core.reference import random as reference
+from core.table import TABLE, Kernel
 from kernels import launch
 from kernels.gpu import random as gpu_random
 from kernels.gpu.common import add_up
 from tests import trips
 from tests.comparing import judged
 from tests.parity import Draw, judge
-from tests.specs import BY_NAME
+from tests.purity import saved_in_vain
+from tests.specs import BY_NAME, CASES
 
 RNG = np.random.default_rng(0)
 SHAPES = ((3, 5), (7,), (), (2, 3, 4), (0, 3), (70,))
@@ -116,6 +118,7 @@ def main():
     noise_drawn_again()
     long_sums()
     chunks()
+    saved()
     print("kernels launched:", " ".join(sorted(launch.COUNT)))
     print(json.dumps(trips.report()))
 
@@ -223,6 +226,19 @@ def chunks():
     finally:
         gpu_losses.CHUNK = before
     print("chunks")
+
+
+def saved():
+    """The first case of each operation, and of one activation for each thing that may be kept for it."""
+    first: dict = {}
+    for case in CASES:
+        usable = all(a.size for a in case.arrays()) and isinstance(TABLE[case.op].kernels["cuda"], Kernel)
+        if usable and case.options.get("act") in (None, "relu", "gelu"):
+            first.setdefault((case.op, case.options.get("act")), case)
+    with on("cuda"), use("kernels"):
+        vain = saved_in_vain(first.values())
+    assert not vain, vain
+    print("nothing is saved in vain")
 
 
 if __name__ == "__main__":

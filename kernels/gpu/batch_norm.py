@@ -258,7 +258,7 @@ def _apply(x, mean, var, w, b, dropping, eps, act, negative_slope):
     grid = cdiv(rows, config["BLOCK_R"]), cdiv(C, config["BLOCK_C"])
     arguments = (x, mean, var, w, b, y, rows, C, eps, negative_slope, *dropping)
     launch(_batch_norm_forward, grid, *arguments, ACT=act, GROUPED=C % 8 == 0, **config)
-    return y, (x, mean, var, w, b, dropping)
+    return y, (x, mean, var, w, b if act else None, dropping)  # z, which b is part of, tells act'(z) alone
 
 
 def _gradients(saved, dy, train, needs, eps, act, negative_slope):
