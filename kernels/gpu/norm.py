@@ -37,7 +37,7 @@ from kernels.gpu.batch_norm import (
     vector,
 )
 from kernels.gpu.common import cdiv, contiguous, rows_of, write_back
-from kernels.gpu.random import KEY
+from kernels.gpu.random import KEY, dropped
 from kernels.launch import blocks, launch
 
 
@@ -185,10 +185,10 @@ def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw
 
 
 def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
-    dy, dr = dys
-    weights = needs[2:4] if dy is not None else (False, False)
-    dy = array_module(dr).zeros_like(dr) if dy is None else dy
-    dresidual, dx, dw, db = _backward(saved, dy, dr, weights)
+    (dy, dr), (mask, step, *_) = dys, saved[-1]
+    if dy is None:  # only the sum was used
+        return dropped(dr, mask, step, dropout_p, seed, draw), dr, *(None,) * 4
+    dresidual, dx, dw, db = _backward(saved, dy, dr, needs[2:4])
     return dx, dresidual, dw, db, None, None
 
 

@@ -145,7 +145,8 @@ def frozen(step):
     return None if step is None else step.copy()
 
 
-def _drop(x, mask, step, p, seed, draw):
+def dropped(x, mask, step, p, seed, draw):
+    """dropout(x) by the mask given or the one drawn with this key; x itself where there is neither."""
     if p == 0 and mask is None:
         return x
     x, mask = contiguous(x), contiguous(mask)
@@ -158,11 +159,11 @@ def _drop(x, mask, step, p, seed, draw):
 
 
 def _dropout(x, mask, step, *, p, seed, draw):
-    return _drop(x, mask, step, p, seed, draw), (mask, frozen(step))
+    return dropped(x, mask, step, p, seed, draw), (mask, frozen(step))
 
 
 def _dropout_backward(saved, dy, needs, *, p, seed, draw):
-    return _drop(dy, *saved, p, seed, draw) if needs[0] else None, None, None
+    return dropped(dy, *saved, p, seed, draw) if needs[0] else None, None, None
 
 
 dropout = Op("dropout", _dropout, _dropout_backward, backend="triton")
