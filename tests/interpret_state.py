@@ -117,6 +117,7 @@ def main():
     noise()
     noise_drawn_again()
     long_sums()
+    targets_out_of_range()
     chunks()
     saved()
     print("kernels launched:", " ".join(sorted(launch.COUNT)))
@@ -213,6 +214,16 @@ def long_sums():
     parts = np.abs(RNG.standard_normal(2500)).astype(np.float32)
     judge("add_up", [Draw(add_up(parts, "float32", 0.5), parts.sum(dtype=float) * 0.5, parts.sum() / 2)], np.float32)
     print("long sums")
+
+
+def targets_out_of_range():
+    """They are no class: the row's loss is nan, and nothing outside the logits is read."""
+    z, targets = RNG.standard_normal((4, 5)).astype("f"), np.array([0, 5, -1, 4])
+    options = {"ignore_index": -100, "label_smoothing": 0.0, "reduction": "none", "z_loss": 0.0}
+    with on("cuda"), use("kernels"):
+        _, losses, _ = forward("cross_entropy", [z, targets], options)
+    assert np.isnan(losses).tolist() == [False, True, True, False], losses
+    print("targets out of range")
 
 
 def chunks():
