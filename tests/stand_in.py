@@ -44,6 +44,7 @@ class Stream:
 
     def wait_event(self, event):
         assert not self.capturing, "a capture waits for an event outside"
+        assert event.recorded, "an event that was never recorded orders nothing"
         gpu.calls.append("wait")
 
     def synchronize(self):
@@ -66,6 +67,7 @@ class Stream:
 class Event:
     def __init__(self, disable_timing=False):
         self.sources: list = []
+        self.recorded = False
 
     def synchronize(self):
         gpu.calls.append("synchronize")
