@@ -213,7 +213,7 @@ def explain(subject, *inputs, **attrs):
     if subject not in TABLE:
         raise ValueError(f"explain: operation is {subject!r}, should be one of {', '.join(sorted(TABLE))}")
     if inputs:
-        values = [getattr(x, "data", x) if not hasattr(x, "__array_interface__") else x for x in inputs]
+        values = [x.data if hasattr(x, "requires_grad") else x for x in inputs]  # of Tensors: arrays have a `data` too
         op, why = choose(subject, values, attrs)
         return f"{subject}: {backend(op)} ({why})"
     row = TABLE[subject]

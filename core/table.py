@@ -141,8 +141,8 @@ def _kernel(name, folder, said, dtypes):
 
 
 def _row(name, reference, cpu, gpu, **options):
-    """Row of an operation; the state of an optimiser or a norm (a name that ends in _) is float32 everywhere."""
-    on_gpu = DTYPES["cpu" if name.endswith("_") else "gpu"]
+    """Row of an operation; state (a name that ends in _) is float32 everywhere, but for a cache, which is data."""
+    on_gpu = DTYPES["cpu" if name.endswith("_") and name != "cache_" else "gpu"]
     kernels = {"cpu": _kernel(name, "cpu", cpu, DTYPES["cpu"]), "cuda": _kernel(name, "gpu", gpu, on_gpu)}
     return name, Row(reference, kernels, **options)
 
@@ -186,7 +186,7 @@ TABLE: dict[str, Row] = dict([
     _row("normal", random.normal, ("random", _any), ("random", _whole)),
     _row("uniform", random.uniform, ("random", _any), ("random", _whole)),
     _row("keep_mask", random.keep_mask, ("random", _any), "kernels draw while they drop"),
-    # State operations: no gradient, and they write into the arrays they are given, float32. These are all of them.
+    # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     _row("running_stats_", norm.running_stats_, TINY, ("norm", _any)),
     _row("adam_", optim.adam_, ("optim", _any), ("optim", _any)),
     _row("sgd_", optim.sgd_, ("optim", _any), ("optim", _any)),

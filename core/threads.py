@@ -91,6 +91,17 @@ def _start_workers():
             _workers[-1].start()
 
 
+def _after_fork():
+    """A forked child has none of the threads: it starts its own, and waits for no task and no lock of its parent's."""
+    global _tasks, _lock
+    _tasks, _lock = queue.SimpleQueue(), threading.Lock()
+    _workers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 # --- BLAS ----------------------------------------
 
 _quiet = False

@@ -21,6 +21,7 @@ class Place:
         self.pinned = [cupyx.empty_pinned(b.shape, b.dtype) for b in buffers]
         self.device = [cupy.empty_like(b) for b in buffers]
         self.copied, self.taken = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
+        cupy.cuda.get_current_stream().record(self.taken)  # what it was given may be in use there until now
 
 
 class Uploads:

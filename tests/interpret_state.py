@@ -7,6 +7,7 @@ and grids went (tests/trips.py) as a last line of JSON; an exception ends it wit
 """
 
 import json
+from itertools import product
 
 import numpy as np
 
@@ -15,13 +16,15 @@ import kernels.gpu.losses as gpu_losses
 from core import Generator, Tensor, nn, optim, random
 from core.dispatch import forward, on, recording, run_, use
 from core.reference import random as reference
+from core.table import TABLE, Kernel
 from kernels import launch
 from kernels.gpu import random as gpu_random
 from kernels.gpu.common import add_up
 from tests import trips
 from tests.comparing import judged
 from tests.parity import Draw, judge
-from tests.specs import BY_NAME
+from tests.purity import saved_in_vain
+from tests.specs import BY_NAME, CASES
 
 RNG = np.random.default_rng(0)
 SHAPES = ((3, 5), (7,), (), (2, 3, 4), (0, 3), (70,))
@@ -90,6 +93,13 @@ def running(mean, var, m, v):
     return mean, var
 
 
+def running_columns(*moments):
+    """The running statistics as columns of one array, where no kernel writes: they are copied, and written back."""
+    columns = np.stack(moments, axis=1)
+    running(*columns.T[:2], *moments[2:])
+    return [columns]
+
+
 def main():
     trips.watch()
     arrays = [RNG.standard_normal(s) for s in (*SHAPES, *SHAPES)]
@@ -100,42 +110,49 @@ def main():
     agree("adam, taken or not", optimiser(lambda p: optim.Adam(p, 1e-2), flags=(1, 0, 1)), *arrays)
     agree("sgd, taken or not", optimiser(lambda p: optim.SGD(p, 1e-2, momentum=0.9), flags=(1, 0, 1)), *arrays)
     loss_scale([*arrays[:6], RNG.standard_normal((33, 17))])
-    agree("running_stats", running, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))
+    for how in (running, running_columns):
+        agree(how.__name__, how, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))
     cache_and_step()
     drawn_masks()
     noise()
     noise_drawn_again()
     long_sums()
+    targets_out_of_range()
     chunks()
     whole_steps()
+    saved()
     print("kernels launched:", " ".join(sorted(launch.COUNT)))
     print(json.dumps(trips.report()))
 
 
 def cache_and_step():
-    buffer, x, step = np.zeros((2, 3, 9, 4), np.float32), RNG.standard_normal((2, 3, 5, 4)).astype("f"), np.array(7)
-    with on("cuda"), use("kernels"):
-        run_("cache_", buffer, x, 3)
-        run_("advance_", step)
-    assert np.array_equal(buffer[:, :, 3:8], x) and not buffer[:, :, :3].any() and not buffer[:, :, 8:].any()
-    assert step == 8
+    """A cache of either dtype, in C order or not; the step's counter."""
+    for dtype, order in product(("float32", "float16"), ("C", "F")):
+        buffer, x, step = np.zeros((2, 3, 9, 4), dtype, order), RNG.standard_normal((2, 3, 5, 4)), np.array(7)
+        with on("cuda"), use("kernels"):
+            run_("cache_", buffer, x.astype(dtype), 3)
+            run_("advance_", step)
+        assert np.array_equal(buffer[:, :, 3:8], x.astype(dtype)), (dtype, order)
+        assert not buffer[:, :, :3].any() and not buffer[:, :, 8:].any() and step == 8
     print("cache and step")
 
 
 def drawn_masks():
-    """Forward and backward drop the same elements, those that the reference drops."""
+    """Forward and backward drop the same elements, those that the reference drops, even if the step ends between."""
     x, w = RNG.standard_normal((9, 37)), np.ones(37, np.float32)
     ops = {
         "dropout": lambda x: F.dropout(x, 0.3),
-        "add_layer_norm": lambda x: F.add_layer_norm(x, x.data * 0, w, None, dropout_p=0.3)[1],
+        "add_layer_norm": lambda x: (lambda y, r: r + y * 0)(*F.add_layer_norm(x, x.data * 0, w, None, dropout_p=0.3)),
+        "add_layer_norm, the sum alone": lambda x: F.add_layer_norm(x, x.data * 0, w, None, dropout_p=0.3)[1],
         "batch_norm": lambda x: F.batch_norm(x, None, None, training=True, dropout_p=0.3),
     }
     for name, f in ops.items():
         kept = []
         for mode in ("kernels", "reference"):
             leaf = Tensor(x.astype(np.float32), requires_grad=True)
-            with on("cuda"), use(mode), Generator(5):
+            with on("cuda"), use(mode), Generator(5) as generator:
                 y = f(leaf)
+                generator.advance_()
                 y.backward(np.ones(y.shape, np.float32))
             kept.append((y.data != 0, leaf.grad))
         assert np.array_equal(kept[0][0], kept[1][0]) and 0.5 < kept[0][0].mean() < 0.9, name
@@ -154,7 +171,8 @@ def noise():
 
 
 def noise_drawn_again():
-    """reparameterize draws what `normal` draws, forward and backward, and keeps none of it; all by kernels."""
+    """reparameterize draws what `normal` draws, forward and backward, also if the step ends between, and keeps none of
+    it; all by kernels."""
     mu, logvar, dz = RNG.standard_normal((3, 5, 41)).astype("f")
     found = []
     with on("cuda"), use("kernels"), recording() as log:
@@ -162,8 +180,9 @@ def noise_drawn_again():
             given = random.normal(mu.shape)
         for noise in (given, None):
             leaves = [Tensor(x, requires_grad=True) for x in (mu, logvar)]
-            with Generator(11):
+            with Generator(11) as generator:
                 z = F.reparameterize(*leaves, noise=noise)
+            generator.advance_()
             z.backward(dz)
             found.append((z.data, *(leaf.grad for leaf in leaves)))
         _, step, key = random.normal_draw(mu.shape, np.float32)
@@ -208,6 +227,16 @@ def whole_steps():
     print("whole steps")
 
 
+def targets_out_of_range():
+    """They are no class: the row's loss is nan, and nothing outside the logits is read."""
+    z, targets = RNG.standard_normal((4, 5)).astype("f"), np.array([0, 5, -1, 4])
+    options = {"ignore_index": -100, "label_smoothing": 0.0, "reduction": "none", "z_loss": 0.0}
+    with on("cuda"), use("kernels"):
+        _, losses, _ = forward("cross_entropy", [z, targets], options)
+    assert np.isnan(losses).tolist() == [False, True, True, False], losses
+    print("targets out of range")
+
+
 def chunks():
     """Work that no small case cuts, cut: several chunks of rows, the last one ragged."""
     before, gpu_losses.CHUNK = gpu_losses.CHUNK, 20
@@ -220,6 +249,19 @@ def chunks():
     finally:
         gpu_losses.CHUNK = before
     print("chunks")
+
+
+def saved():
+    """The first case of each operation, and of one activation for each thing that may be kept for it."""
+    first: dict = {}
+    for case in CASES:
+        usable = all(a.size for a in case.arrays()) and isinstance(TABLE[case.op].kernels["cuda"], Kernel)
+        if usable and case.options.get("act") in (None, "relu", "gelu"):
+            first.setdefault((case.op, case.options.get("act")), case)
+    with on("cuda"), use("kernels"):
+        vain = saved_in_vain(first.values())
+    assert not vain, vain
+    print("nothing is saved in vain")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What is asked of every case besides its numbers: that it writes to nothing it was given.
+"""What is asked of every case besides its numbers: that it writes to nothing it was given, and keeps nothing in vain.
 
-`check_purity` watches every array around a forward and a backward pass.
+`check_purity` watches every array around a forward and a backward pass; `saved_in_vain` spoils what was saved.
 """
 
 import numpy as np
@@ -90,3 +90,49 @@ def _arrays_in(x):
             yield from _arrays_in(item)
     elif isinstance(x, np.ndarray):
         yield x
+
+
+# --- what is saved is read ----------------------------------------
+
+
+def saved_in_vain(cases) -> set:
+    """(operation, activation, place in `saved`) of the arrays whose spoiling changes no gradient in any of the cases.
+
+    Spoiled: nan in every place of a floating one, the opposite of a boolean one; integers are left alone."""
+    found, read = set(), set()
+    for case in cases:
+        outputs, tensors = run(case, case.arrays(np.float32))
+        dys = random_dys(case, outputs, np.float32)
+        first = _gradients(outputs, dys, tensors)
+        for node in (n for n in _nodes(outputs) if n.name == case.op):
+            saved = node.saved
+            for place, a in _places(saved):
+                node.saved = _spoiled(saved, a)
+                same = first == _gradients(outputs, dys, tensors)
+                (found if same else read).add((case.op, case.options.get("act"), place))
+            node.saved = saved
+    return found - read
+
+
+def _gradients(outputs, dys, tensors):
+    """All gradients, as bytes: nan is nan."""
+    leaves = [t for t in tensors if getattr(t, "requires_grad", False)]
+    for t in leaves:
+        t.grad = None
+    backward_all(outputs, dys, retain_graph=True)
+    return [t.grad.tobytes() for t in leaves if t.grad is not None]
+
+
+def _places(x, place=()):
+    """(place, array) of what can be spoiled."""
+    if isinstance(x, tuple):
+        for i, item in enumerate(x):
+            yield from _places(item, (*place, i))
+    elif isinstance(x, np.ndarray) and x.size and x.dtype.kind in "fb":
+        yield place, x
+
+
+def _spoiled(x, target):
+    if isinstance(x, tuple):
+        return tuple(_spoiled(item, target) for item in x)
+    return x if x is not target else ~x if x.dtype == bool else np.full_like(x, np.nan)

@@ -46,6 +46,7 @@ class Stream:
 
     def wait_event(self, event):
         assert not self.capturing or event.captured, "a capture waits for an event outside"
+        assert event.recorded, "an event that was never recorded orders nothing"
         gpu.calls.append("wait")
 
     def synchronize(self):
@@ -69,6 +70,7 @@ class Event:
     def __init__(self, disable_timing=False):
         self.sources: list = []
         self.captured = False
+        self.recorded = False
 
     def synchronize(self):
         gpu.calls.append("synchronize")

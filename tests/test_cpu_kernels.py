@@ -12,7 +12,7 @@ from core.dispatch import use
 from core.table import TABLE, Kernel
 from kernels.cpu import winograd
 from tests.comparing import compare, random_dys, run_ours
-from tests.purity import check_purity
+from tests.purity import check_purity, saved_in_vain
 from tests.specs import BENCH, BY_NAME, CASES, NOTHING_RUNS, case_id, run
 
 MINE = {name for name, row in TABLE.items() if isinstance(row.kernels.get("cpu"), Kernel)}
@@ -64,6 +64,11 @@ def test_winograd_passes_the_judge(name, monkeypatch):
 def test_pure(case):
     with use("auto"):
         check_purity(case)
+
+
+def test_nothing_is_saved_in_vain():
+    with use("auto"):
+        assert saved_in_vain(c for c in KERNEL_CASES if any(c.needs(c.arrays()))) == set()
 
 
 @pytest.mark.parametrize("op", sorted(MINE & {c.op for c in BENCH}))

@@ -121,6 +121,10 @@ NORMS = {
         lambda: F.batch_norm(f(4, 3), f(4), f(3)),
         *(ValueError, "batch_norm", "running_mean", "(4,)", "(3,)"),
     ),
+    "batch_norm-mean-grad": (
+        lambda: F.batch_norm(f(4, 3), leaf(3), f(3)),
+        *(TypeError, "batch_norm", "running_mean", "requires a gradient"),
+    ),
     "batch_norm-w": (lambda: F.batch_norm(f(4, 3), f(3), f(3), f(4)), ValueError, "batch_norm", "w", "(4,)", "(3,)"),
     "batch_norm-one-value": (
         lambda: F.batch_norm(f(1, 3), None, None, training=True),

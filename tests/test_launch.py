@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from core import dispatch
+from core import Tensor
 from core.dispatch import explain, on, use
 from kernels import launch as launcher
+from tests import stand_in
 from tests.cases.inputs import F
 from tests.comparing import backward_all, random_dys
 from tests.specs import BY_NAME, CASES, run
@@ -93,7 +94,12 @@ def test_explain_names_the_gpu_kernel():
     with on("cuda"):
         x = np.ones((1, 4, 4, 2))  # float64: no kernel takes it
         assert "the kernel takes float32, float16" in explain("conv2d", x, np.ones((1, 1, 2, 2)))
-    assert "reference by design" in dispatch.explain("reshape")
+    with stand_in.cupy():
+        import cupy
+
+        x, w = cupy.ones((1, 4, 4, 2), np.float32), cupy.ones((1, 1, 2, 2), np.float32)
+        assert "conv2d: triton" in explain("conv2d", x, w) == explain("conv2d", Tensor(x), Tensor(w))
+    assert "reference by design" in explain("reshape")
 
 
 def test_tuning_refuses_wrong_numbers():

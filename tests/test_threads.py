@@ -1,5 +1,7 @@
 """Work shared out over threads: every piece once, results in order, errors and BLAS as they should be."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -8,6 +10,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from core import threads
+from tests.test_house import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +66,34 @@ def test_blas_has_one_thread_once_work_is_shared_out():
 def test_a_context_is_handed_on():
     with np.errstate(over="raise"):
         assert {e["over"] for e in threads.run([np.geterr] * 3)} == {"raise"}
+
+
+FORKED = """
+import os
+import signal
+import numpy as np
+import core.functional as F
+from core import Tensor, threads
+
+threads.COUNT = 2
+
+def step():
+    x, w = (Tensor(np.ones(s, np.float32), requires_grad=True) for s in ((8, 14, 14, 64), (3, 3, 64, 64)))
+    y = F.linear(F.conv2d(x, w, padding=1, act="relu"), np.ones((64, 64), np.float32), act="relu").sum()
+    y.backward()
+    return y.data.tobytes(), w.grad.tobytes()
+
+first = step()
+assert len(threads._workers) == 1
+child = os.fork()
+if not child:
+    signal.alarm(300)  # what waits for its parent's threads waits for ever
+    os._exit(0 if step() == first else 1)
+assert os.waitpid(child, 0)[1] == 0 and step() == first
+"""
+
+
+def test_a_forked_child_works_with_threads_of_its_own():
+    """Kernels too, and the parent goes on."""
+    done = subprocess.run([sys.executable, "-c", FORKED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -119,7 +119,8 @@ def _norm_arguments(op, x, w, b, eps, names=("w", "b")):
 
 
 def _statistic(name, stat, x, training):
-    """A running statistic, which training writes to; None where it may be left out."""
+    """A running statistic, which training writes to and which gets no gradient; None where it may be left out."""
+    check.no_gradient("batch_norm", name, stat)
     stat = optional("batch_norm", name, stat)
     if stat is None:
         if not training:

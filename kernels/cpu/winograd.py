@@ -254,6 +254,8 @@ def correlate(x, w, y, parts, bias, slope):
 def weight_gradient(x, y, taps, parts):
     """(KH, KW, A, B), by the parts of the correlation that makes y from x: dw = G^T [(A y A^T) * (B^T x B)] G."""
     a, b = x.shape[3], y.shape[3]
+    if not len(x):
+        return np.zeros((*taps, a, b), f32)
 
     def piece(start, stop):
         totals = np.zeros((len(parts), 16 * a * b), f32)

@@ -27,7 +27,7 @@ from core.arrays import array_module
 from core.op import Op
 from kernels.gpu.activations import activate, slope
 from kernels.gpu.common import cdiv, contiguous, rows_of
-from kernels.gpu.random import KEY, keep, keep_lane, key
+from kernels.gpu.random import KEY, frozen, keep, keep_lane, key
 from kernels.launch import blocks, launch
 
 # --- shared with layer norm ----------------------------------------
@@ -77,7 +77,7 @@ def drop(x, offsets, inside, dropping):
 
 def dropping_of(mask, step, p, seed, draw) -> tuple:
     """What `drop` wants, as arguments of a kernel."""
-    step = step if mask is None and p > 0 else None
+    step = frozen(step) if mask is None and p > 0 else None
     return contiguous(mask), step, *key(seed, draw), round(65536 * p), 1 / (1 - p) if p < 1 else 0.0
 
 
@@ -258,7 +258,7 @@ def _apply(x, mean, var, w, b, dropping, eps, act, negative_slope):
     grid = cdiv(rows, config["BLOCK_R"]), cdiv(C, config["BLOCK_C"])
     arguments = (x, mean, var, w, b, y, rows, C, eps, negative_slope, *dropping)
     launch(_batch_norm_forward, grid, *arguments, ACT=act, GROUPED=C % 8 == 0, **config)
-    return y, (x, mean, var, w, b, dropping)
+    return y, (x, mean, var, w, b if act else None, dropping)  # z, which b is part of, tells act'(z) alone
 
 
 def _gradients(saved, dy, train, needs, eps, act, negative_slope):

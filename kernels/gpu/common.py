@@ -54,6 +54,18 @@ def contiguous(x):
     return None if x is None else array_module(x).ascontiguousarray(x).reshape(x.shape)
 
 
+def write_back(arrays, flats):
+    """The results in `flats`, which `contiguous` made, to the arrays that it had to copy."""
+    for array, flat in zip(arrays, flats):
+        if address(array) != address(flat):
+            array[...] = flat
+
+
+def address(a) -> int:
+    """Where an array of CuPy's, or under the interpreter of NumPy's, starts."""
+    return a.data.ptr if hasattr(a.data, "ptr") else a.ctypes.data
+
+
 def cdiv(n: int, block: int) -> int:
     return -(-n // block)
 

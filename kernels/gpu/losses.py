@@ -17,7 +17,7 @@ Precision   float32 inside. top + rest would lose the digits of rest where logit
             In float16 d is rounded to float16 before its two products
 Versions    gradients stored by the forward pass save the second x @ w.T, but evaluation pays for them and dy comes
             late; logits never in memory (a product with an online sum) cost as many flops and a kernel of its own
-Limits      none. Rows whose length is no multiple of 16 are loaded element by element: pad the vocabulary
+Limits      a target that is no class, which the model refuses on the host, makes its loss nan. Rows whose length is no multiple of 16 are loaded element by element: pad the vocabulary
 Source      chunks: Liger-Kernel, with chunks of a size that keeps the products fast; untested on a device: all of it
 """
 
@@ -31,7 +31,7 @@ from kernels.gpu.matmul import gemm
 from kernels.gpu.softmax import first_row, load_row, row_statistics, row_tile
 from kernels.launch import blocks, launch
 
-CHUNK = 1 << 26  # logits held at once by linear_cross_entropy (256 MB of float32)
+CHUNK = 1 << 26  # logits held at once by linear_cross_entropy (268 MB of float32)
 
 
 # --- cross entropy ----------------------------------------
@@ -42,11 +42,12 @@ def _cross_entropy_forward(
     x_ptr, t_ptr, loss_ptr, lse_ptr, rows, V, ignore_index, smoothing, z_loss,
     SMOOTHED: tl.constexpr, SQUARED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """loss and lse = (top, rest) of a tile of rows; the loss of an ignored row is 0."""
+    """loss and lse = (top, rest) of a tile of rows; the loss of an ignored row is 0, of a target that is no class nan."""
     row, inside = first_row(rows, 1, 0, tl.num_programs(0), BLOCK_M)
     t = tl.load(t_ptr + row, mask=inside, other=0).to(tl.int64)
     kept = inside & (t != ignore_index)
-    picked = tl.load(x_ptr + row * V + t, mask=kept, other=0.0).to(tl.float32)
+    known = kept & (t >= 0) & (t < V)
+    picked = tl.load(x_ptr + row * V + t, mask=known, other=float("nan")).to(tl.float32)
     top, total, mean = row_statistics(x_ptr + row * V, 1, V, inside, SMOOTHED, BLOCK_N)
     rest = tl.log(total)
     loss = rest - (picked - top)

@@ -255,7 +255,7 @@ def _linear(x, w, b, *, act, negative_slope):
     pre = xp.empty_like(y) if act in KEEPS_INPUT else None
     ending = Ending(contiguous(b), pre, act, negative_slope)
     _product(x.reshape(1, rows, x.shape[-1]), w.T[None], y.reshape(1, rows, out), ending)
-    return y, (x, w, y if pre is None else pre)
+    return y, (x, w, y if pre is None and act is not None else pre)
 
 
 def _linear_backward(saved, dy, needs, *, act, negative_slope):

@@ -36,8 +36,8 @@ from kernels.gpu.batch_norm import (
     tile,
     vector,
 )
-from kernels.gpu.common import cdiv, contiguous, rows_of
-from kernels.gpu.random import KEY
+from kernels.gpu.common import cdiv, contiguous, rows_of, write_back
+from kernels.gpu.random import KEY, dropped
 from kernels.launch import blocks, launch
 
 
@@ -185,10 +185,10 @@ def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw
 
 
 def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
-    dy, dr = dys
-    weights = needs[2:4] if dy is not None else (False, False)
-    dy = array_module(dr).zeros_like(dr) if dy is None else dy
-    dresidual, dx, dw, db = _backward(saved, dy, dr, weights)
+    (dy, dr), (mask, step, *_) = dys, saved[-1]
+    if dy is None:  # only the sum was used
+        return dropped(dr, mask, step, dropout_p, seed, draw), dr, *(None,) * 4
+    dresidual, dx, dw, db = _backward(saved, dy, dr, needs[2:4])
     return dx, dresidual, dw, db, None, None
 
 
@@ -210,9 +210,10 @@ def _running_stats(running_mean_ptr, running_var_ptr, mean_ptr, var_ptr, C, mome
 def running_stats_(running_mean, running_var, mean, var, *, momentum, count):
     """Move the running statistics by `momentum` towards the batch's; the variance kept is the unbiased one."""
     config, C = blocks("norm", "running_stats", running_mean.dtype), running_mean.size
-    moments = contiguous(mean), contiguous(var)
+    flat = tuple(map(contiguous, (running_mean, running_var, mean, var)))
     numbers = C, float(momentum), count / (count - 1)
-    launch(_running_stats, (cdiv(C, config["BLOCK"]),), running_mean, running_var, *moments, *numbers, **config)
+    launch(_running_stats, (cdiv(C, config["BLOCK"]),), *flat, *numbers, **config)
+    write_back((running_mean, running_var), flat)
 
 
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward_, backend="triton")

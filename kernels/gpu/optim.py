@@ -30,7 +30,7 @@ import triton.language as tl
 
 from core.arrays import array_module, result_dtype
 from core.capture import hold, upload
-from kernels.gpu.common import cdiv, contiguous
+from kernels.gpu.common import address, cdiv, contiguous, write_back
 from kernels.launch import blocks, launch
 
 TYPES = {"float32": tl.float32, "float16": tl.float16}
@@ -191,7 +191,7 @@ class Tensors:
         config = blocks("optim", "each", dtype)
         xp, sizes = array_module(*roles[0]), tuple(a.size for a in roles[0])
         self.chunks = _chunks(xp, sizes, config["BLOCK"])
-        addresses = tuple(tuple(map(_address, of_one)) for of_one in zip(*self.flat))
+        addresses = tuple(tuple(map(address, of_one)) for of_one in zip(*self.flat))
         self.table = _table(xp, sizes, addresses, len(roles))
         hold(self.table, self.chunks)
         self.constants = {"TYPE": TYPES[str(dtype)], "ROLES": len(roles), **config}
@@ -202,13 +202,7 @@ class Tensors:
     def write_back(self, *changed):
         """The results of these roles to the arrays that had to be copied."""
         for role in changed:
-            for array, flat in zip(self.roles[role], self.flat[role]):
-                if _address(array) != _address(flat):
-                    array[...] = flat
-
-
-def _address(a):
-    return a.data.ptr if hasattr(a.data, "ptr") else a.ctypes.data
+            write_back(self.roles[role], self.flat[role])
 
 
 @functools.lru_cache(maxsize=64)
@@ -298,5 +292,6 @@ def cache_(buffer, x, length):
     if (B, h, d) != (*buffer.shape[:2], buffer.shape[3]) or length + T > buffer.shape[2]:
         raise ValueError(f"cache_: x {x.shape} after {length} tokens does not fit into the buffer {buffer.shape}")
     config = blocks("optim", "append", x.dtype, T * d)
-    grid = B * h, cdiv(T * d, config["BLOCK"])
-    launch(_append, grid, buffer, contiguous(x), T * d, buffer.shape[2] * d, length * d, **config)
+    grid, flat = (B * h, cdiv(T * d, config["BLOCK"])), contiguous(buffer)
+    launch(_append, grid, flat, contiguous(x), T * d, buffer.shape[2] * d, length * d, **config)
+    write_back([buffer], [flat])

@@ -144,7 +144,14 @@ def uniform(shape, seed: int, draw: int, step, dtype):
 # --- dropout ----------------------------------------
 
 
-def _drop(x, mask, step, p, seed, draw):
+def frozen(step):
+    """The generator's step as it is now, for a backward pass that may come after the step has ended; None stays None.
+    The device copies it, so that each replay of a captured step has its own."""
+    return None if step is None else step.copy()
+
+
+def dropped(x, mask, step, p, seed, draw):
+    """dropout(x) by the mask given or the one drawn with this key; x itself where there is neither."""
     if p == 0 and mask is None:
         return x
     x, mask = contiguous(x), contiguous(mask)
@@ -157,12 +164,11 @@ def _drop(x, mask, step, p, seed, draw):
 
 
 def _dropout(x, mask, step, *, p, seed, draw):
-    return _drop(x, mask, step, p, seed, draw), (mask, step)
+    return dropped(x, mask, step, p, seed, draw), (mask, frozen(step))
 
 
 def _dropout_backward(saved, dy, needs, *, p, seed, draw):
-    """The step is the generator's own array: backward runs before the step's end advances it."""
-    return _drop(dy, *saved, p, seed, draw) if needs[0] else None, None, None
+    return dropped(dy, *saved, p, seed, draw) if needs[0] else None, None, None
 
 
 dropout = Op("dropout", _dropout, _dropout_backward, backend="triton")

@@ -20,7 +20,7 @@ import triton.language as tl
 from core.arrays import array_module, result_dtype
 from core.op import Op
 from kernels.gpu.common import cdiv, contiguous
-from kernels.gpu.random import KEY, key, normal_lane
+from kernels.gpu.random import KEY, frozen, key, normal_lane
 from kernels.launch import blocks, launch
 
 
@@ -65,11 +65,10 @@ def _reparameterize(mu, logvar, noise, step, *, seed, draw):
     z, config = array_module(mu).empty(mu.shape, result_dtype(mu, logvar, noise)), blocks("random", "normal", mu.dtype)
     arrays = (mu, logvar, noise, step, z)
     launch(_reparameterize_forward, (cdiv(mu.size, config["BLOCK"]),), *arrays, mu.size, *key(seed, draw), **config)
-    return z, (logvar, noise, step)
+    return z, (logvar, noise, frozen(step))
 
 
 def _reparameterize_gradients(saved, dz, needs, *, seed, draw):
-    """The step is the generator's own array: backward runs before the step's end advances it."""
     dlogvar = None
     if needs[1]:
         dlogvar = array_module(dz).empty_like(saved[0])

@@ -89,6 +89,7 @@ CONV = [
     conv("wide", (2, 5, 6, 2), (3, 3, 2, 8), padding=1),  # its input gradient is the narrow path
     conv("wide-stride-2", (2, 6, 5, 1), (4, 3, 1, 4), stride=2, padding=1),
     conv("batch-0", (0, 5, 6, 3), (3, 3, 3, 4), padding=1),
+    conv("batch-0-wide", (0, 14, 14, 64), (3, 3, 64, 64), padding=1),  # enough channels for the CPU's Winograd
     conv("one-pixel", (2, 1, 1, 3), (3, 3, 3, 4), padding=1),
     conv("ragged-channels", (2, 9, 11, 17), (3, 3, 17, 19), padding=1),  # past one tile of 16, and not two
     conv("ragged-stride-2", (3, 13, 10, 5), (5, 5, 5, 21), stride=2, padding=2),
@@ -123,6 +124,7 @@ DECONV = [
     deconv("wide", (2, 4, 5, 2), (3, 3, 8, 2), padding=1),
     deconv("wide-stride-2", (2, 3, 3, 1), (3, 4, 4, 1), stride=2, padding=1),
     deconv("batch-0", (0, 4, 5, 3), (3, 3, 4, 3), stride=2),
+    deconv("batch-0-wide", (0, 14, 14, 64), (5, 5, 64, 64), stride=2, padding=2, output_padding=1),
     deconv("one-pixel", (2, 1, 1, 3), (4, 4, 2, 3), stride=2, padding=1),
     deconv("ragged-channels", (2, 7, 9, 17), (3, 3, 19, 17), padding=1),
     deconv("ragged-stride-2", (3, 6, 5, 21), (5, 5, 18, 21), stride=2, padding=2, output_padding=1),

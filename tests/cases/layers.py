@@ -209,6 +209,13 @@ ADD_NORMS = [
     add_norm("dropped", 6, 5, p=0.3),
     add_norm("dropped-3d", 2, 3, 7, p=0.5),
     add_norm("no-rows", 0, 5),
+    Case(  # no gradient goes through the norm, which would make nan of the infinity
+        "add_layer_norm/only-the-sum",
+        lambda x, residual, w: F.add_layer_norm(x, residual, w, None)[1],
+        lambda x, residual, w: residual + x,
+        (normal(3, 5), value([[1, 2, INF, 3, 4]] * 3), normal(5)),
+        smooth=False,
+    ),
 ]
 
 
