@@ -11,12 +11,14 @@ import models
 from bench import floors, peers
 from bench.gpu import memory, sampling, sides, steps
 from bench.gpu.device import PRECISIONS, Device, Precision
-from bench.gpu.graph import graph
+from bench.gpu.graph import compared, graph
 from bench.gpu.kernels import compare
 from bench.gpu.timing import Clock, in_a_row
 from bench.gpu.worker import Worker, asked
 from bench.twins.base import Twin
 from core import dispatch, random
+from kernels import launch
+from models.trainer import Trainer
 from tests import stand_in
 from tests.specs import BENCH, BY_NAME
 from tests.test_house import ROOT
@@ -93,10 +95,13 @@ def test_every_bench_has_its_peers(case):
     assert set(peers.BACKENDS) <= set(who) or case.op != "attention"
 
 
+def graphs():
+    return list(graph(Device(dry=True), time.monotonic() + 600))
+
+
 def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
     """All four models in a dry run; then a capture that is refused, and a step that counts in Python."""
-    rows = lambda: list(graph(Device(dry=True), time.monotonic() + 600))
-    assert [(r["case"], r["passed"]) for r in rows()] == [(kind, True) for kind in ("gan", "vae", "gpt", "seq2seq")]
+    assert [(r["case"], r["passed"]) for r in graphs()] == [(kind, True) for kind in ("gan", "vae", "gpt", "seq2seq")]
 
     def refused(self):
         raise NotImplementedError("cuBLAS")
@@ -104,7 +109,7 @@ def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
     monkeypatch.setattr(models, "MODELS", {kind: models.MODELS[kind] for kind in ("gpt", "seq2seq")})
     with monkeypatch.context() as patch:
         patch.setattr(stand_in.Stream, "begin_capture", refused)
-        assert {r["fault"] for r in rows()} == {"not captured: NotImplementedError: cuBLAS"}
+        assert {r["fault"] for r in graphs()} == {"not captured: NotImplementedError: cuBLAS"}
 
     def counted(self):
         self.count = getattr(self, "count", 0) + 1
@@ -113,8 +118,37 @@ def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(random.Generator, "advance_", counted)
-        assert all(r["fault"].startswith("captured: other bits in model.") for r in rows())
+        assert all(r["fault"].startswith("captured: other bits in model.") for r in graphs())
     assert graph(Device(dry=True), 0).__next__()["fault"] == "not run: out of time"
+
+
+@pytest.mark.parametrize("launches", [0, 3])
+def test_a_graph_that_holds_no_kernel_of_ours_proves_nothing(launches, monkeypatch):
+    """As on a device, where kernels are counted: 3 a step that runs Python, or none."""
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda t: (step(t), launch.COUNT.update(kernel=launches)))
+    with stand_in.without_a_gpu():
+        row = compared("vae", 8, dry=False)
+    assert row["kernel_by_kernel"]["launches"] == launches and row["graph"]["launches"] == 0
+    assert row["fault"] == ("" if launches else "no kernel was launched: the reference ran")
+
+
+NEVER_REPLAYED = {
+    "its graph is not used": (("update", Trainer._step), "0 of 8 steps were replays, should be 6"),
+    "it is captured anew each time": (("_setting", lambda t: object()), "0 of 8 steps were replays, should be 6"),
+    "not after a checkpoint": (
+        ("load", lambda t, path, load=Trainer.load: (load(t, path), setattr(t, "graph", False))),
+        "0 of 4 steps were replays, should be 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("plant", "fault"), NEVER_REPLAYED.values(), ids=NEVER_REPLAYED)
+def test_steps_that_were_no_replays_are_not_compared_as_such(plant, fault, monkeypatch):
+    """They have the same bits too."""
+    monkeypatch.setattr(Trainer, *plant)
+    monkeypatch.setattr(models, "MODELS", {"vae": models.MODELS["vae"]})
+    assert [r["fault"] for r in graphs()] == [fault]
 
 
 # --- training steps ----------------------------------------
