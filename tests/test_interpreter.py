@@ -151,6 +151,7 @@ def test_a_dry_run_of_the_gpu_check_passes(tmp_path):
     right = {row["who"] for row in rows if row["passed"]}
     assert right == {"ours", "torch eager", "torch NCHW", "torch channels last", *right & SDPA, "torch.compile"}
     assert "SDPA math" in right and {row["fault"] for row in rows if row["who"] == "Liger"} == {NO_LIGER}
+    assert {row["who"] for row in rows if "weight gradient" in row} == {"ours", "torch NCHW", "torch channels last"}
     check_steps(json.loads((tmp_path / "steps.json").read_text())["rows"])
 
 
