@@ -9,7 +9,9 @@ from bench.gpu import sampling, sides, steps
 from bench.gpu.device import PRECISIONS, Device
 from bench.gpu.timing import Clock, in_a_row
 from bench.twins.base import Twin
+from bench.worker import TOLERANCE
 from core import dispatch
+from models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's compiler, of torch
 
@@ -36,8 +38,8 @@ def test_every_model_meets_every_peer_and_compiling_comes_last():
     names = [job["who"] for job in steps.jobs(GPU)]
     assert names == sorted(names, key=sides.contenders("gan").index)
     trained = [job for job in steps.jobs(GPU) if job["task"] == "step"]
-    # images: ours, eager in two formats, a graph, three modes of torch.compile; text: one format. In two precisions
-    assert len(trained) == 2 * (3 * 7 + 3 * 6)
+    # images: ours, eager in two formats, a graph, three modes of torch.compile; text: one format. In three precisions
+    assert len(trained) == 3 * (3 * 7 + 3 * 6)
     assert len(names) - len(trained) == 2 * 6 * 2
 
 
@@ -46,12 +48,15 @@ def begin():
     return sides.start("gan", "demo", 4, True)
 
 
+@pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[2]], ids=lambda p: p.name)
 @pytest.mark.parametrize("who", sides.contenders("gan"))
-def test_nobody_is_timed_whose_losses_are_others(who, begin):
-    assert sides.make(Device(dry=True), who, begin, PRECISIONS[0]).off <= 1e-5
+def test_nobody_is_timed_whose_losses_are_others(who, precision, begin):
+    assert sides.make(Device(dry=True), who, begin, precision).off <= (
+        1e-5 if precision == PRECISIONS[0] else TOLERANCE
+    )
     off = begin._replace(losses={**begin.losses, "g_loss": begin.losses["g_loss"] * 1.01})
     with pytest.raises(ArithmeticError, match=r"g_loss is .* off the reference's: nothing is timed"):
-        sides.make(Device(dry=True), who, off, PRECISIONS[0])
+        sides.make(Device(dry=True), who, off, precision)
 
 
 @pytest.mark.parametrize("who", [sides.GRAPH, "torch.compile"])
@@ -95,12 +100,52 @@ def shifted(t):
     return t
 
 
-def test_our_steps_take_one_tf32_pass_where_the_row_says_so(begin, monkeypatch):
+def test_our_steps_compute_as_the_row_says(begin, monkeypatch):
     seen = []
-    monkeypatch.setattr(type(begin.trainer), "train_step", lambda self: seen.append(dispatch.tf32()))
-    for precision in steps.TRAINED_IN:
+    modes = lambda self: seen.append((dispatch.tf32(), dispatch.half()))
+    monkeypatch.setattr(type(begin.trainer), "train_step", modes)
+    for precision in PRECISIONS:
         sides.make(Device(dry=True), "ours", begin._replace(losses={}), precision).build()()
-    assert [p.name for p in steps.TRAINED_IN] == ["float32", "tf32"] and seen == [False, False, True, True]
+    assert seen == [(False, False)] * 2 + [(True, False)] * 2 + [(True, True)] * 2
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("who", [sides.EAGER, sides.GRAPH])
+def test_torchs_float16_steps_multiply_in_float16_and_scale_every_loss(kind, who, monkeypatch):
+    """By fused optimisers alone, which do not ask the host; and no overflow makes nothing of a step."""
+    dtypes, steps, scales, linear = set(), [], [], torch.nn.functional.linear
+    step, update = torch.amp.GradScaler.step, torch.amp.GradScaler.update
+
+    def product(x, *rest):
+        y = linear(x, *rest)
+        dtypes.add(y.dtype)
+        return y
+
+    def stepped(self, optimizer):
+        steps.append(optimizer.defaults["fused"])
+        assert all(
+            p.dtype == p.grad.dtype == torch.float32 for group in optimizer.param_groups for p in group["params"]
+        )
+        return step(self, optimizer)
+
+    def updated(self):
+        update(self)
+        scales.append((self.get_scale(), self.state_dict()["_growth_tracker"] > 0))
+
+    monkeypatch.setattr(torch.nn.functional, "linear", product)
+    monkeypatch.setattr(torch.amp.GradScaler, "step", stepped)
+    monkeypatch.setattr(torch.amp.GradScaler, "update", updated)
+    sides.make(Device(dry=True), who, sides.start(kind, "demo", 4, True), PRECISIONS[2]).build()()
+    assert dtypes == {torch.float16} and set(scales) == {(sides.SCALE, True)}
+    assert all(steps) and len(steps) == len(scales) * (2 if kind == "gan" else 1)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_float16s_losses_are_held_to_a_bound_that_autocasts_own_keep(kind):
+    """Half of float32's bound is more than torch.autocast needs."""
+    begin = sides.start(kind, "demo", 4, True)
+    off = sides.make(Device(dry=True), sides.EAGER, begin, PRECISIONS[2]).off
+    assert 0 < off < TOLERANCE / 2
 
 
 def test_steps_are_timed_in_a_row_without_waiting():
