@@ -42,13 +42,17 @@ def floor_ms(work, precision, peak) -> dict:
 
 
 def work(case, arrays, results) -> dict:
-    """{"forward": (flops, bytes), "forward and backward": ...}; `results` are (outputs, gradients) as arrays."""
+    """{"forward": (flops, bytes), "forward and backward": ...}, and of a convolution "weight gradient"; `results` are
+    (outputs, gradients) as arrays."""
     outputs, gradients = results
     size = lambda some: sum(a.nbytes for a in some if a is not None)
     forward, backward = flops(case, arrays, outputs)
     there = size(arrays) + size(outputs)
     back = size(gradients) + size(outputs)  # dy has the outputs' size
-    return {"forward": (forward, there), "forward and backward": (forward + backward, there + back)}
+    found = {"forward": (forward, there), "forward and backward": (forward + backward, there + back)}
+    if case.op in ("conv2d", "conv_transpose2d"):  # as many products as forward; x and dy are read, dw is written
+        found["weight gradient"] = forward, size((arrays[0], outputs[0], arrays[1]))
+    return found
 
 
 def flops(case, arrays, outputs) -> tuple[int, int]:

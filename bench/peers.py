@@ -8,6 +8,7 @@ torch.compile               of the fastest of those formats: it compiles for lon
 Liger                       its Triton kernels, where liger_kernel is installed
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -39,6 +40,8 @@ class Run(NamedTuple):
     forward: Callable  # -> outputs
     both: Callable  # forward and backward -> outputs
     results: Callable  # both -> (outputs, gradients) as arrays on the host, in our layout
+    weight: Callable | None = None  # a convolution's weight gradient alone, of a forward pass that was run once
+    dw: Callable | None = None  # weight -> that gradient on the host, in our layout
 
 
 def contenders(case) -> tuple:
@@ -73,15 +76,35 @@ def ours(device, case, arrays, dys, precision) -> Run:
         for t in tensors:
             if hasattr(t, "grad"):
                 t.grad = None
-        outputs = forward()
-        comparing.backward_all(outputs, dys)
+        with device.kernels(precision.tf32):  # read in the backward pass too
+            outputs = as_tuple(case.ours(*tensors))
+            comparing.backward_all(outputs, dys)
         return outputs
 
     def results():
         outputs = both()
         return [device.host(y.data) for y in outputs], [device.host(getattr(t, "grad", None)) for t in tensors]
 
-    return Run(forward, both, results)
+    run = Run(forward, both, results)
+    return _our_weight(device, case, arrays, dys, precision, run) if case.op in CONVOLUTIONS else run
+
+
+def _our_weight(device, case, arrays, dys, precision, run) -> Run:
+    tensors = device.tensors(case, arrays)
+    for i, t in enumerate(tensors):
+        t.requires_grad = i == 1
+
+    @functools.cache
+    def outputs():
+        return as_tuple(case.ours(*tensors))
+
+    def weight():
+        tensors[1].grad = None
+        with device.kernels(precision.tf32):
+            comparing.backward_all(outputs(), dys, retain_graph=True)
+        return tensors[1].grad
+
+    return run._replace(weight=weight, dw=lambda: device.host(weight()))
 
 
 def _torch(f, inputs, dys) -> Run:
@@ -109,13 +132,28 @@ def _convolution(device, who, case, inputs, dys) -> Run:
     leaves = [as_format(channels_first(x)).requires_grad_(), as_format(torch_weights(w)).requires_grad_(), *bias]
     function, act = CONVOLUTIONS[case.op], ACTS[case.options["act"]]
     f = lambda *leaves: act(function(*leaves, **options))
-    run = _torch(compiled(device, f) if who == COMPILED else f, leaves, [as_format(channels_first(d)) for d in dys])
+    dys = [as_format(channels_first(d)) for d in dys]
+    run = _torch(compiled(device, f) if who == COMPILED else f, leaves, dys)
 
     def results():
         ((y,), (dx, dw, *db)) = run.results()
         return [y.transpose(0, 2, 3, 1)], [dx.transpose(0, 2, 3, 1), dw.transpose(2, 3, 1, 0), *db]
 
-    return run._replace(results=results)
+    if who == COMPILED:  # it writes over what a second backward pass would need
+        return run._replace(results=results)
+    weight = _torch_weight(f, leaves, dys)
+    return run._replace(results=results, weight=weight, dw=lambda: weight().cpu().numpy().transpose(2, 3, 1, 0))
+
+
+def _torch_weight(f, leaves, dys) -> Callable:
+    x, w, *bias = leaves
+    x, *bias = (t.detach() for t in (x, *bias))
+
+    @functools.cache
+    def y():
+        return f(x, w, *bias)
+
+    return lambda: torch.autograd.grad(y(), w, dys[0], retain_graph=True)[0]
 
 
 def _function(device, who, case) -> Callable:

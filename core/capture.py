@@ -29,7 +29,7 @@ class Captured:
 
     function takes nothing, gives nothing, and reads and writes device arrays only. key() says what a graph is good for
     (the addresses of inputs, say): when it changes the next calls warm up and capture anew. A function that cannot be
-    captured is called every time instead, and `reason` says why.
+    captured is called every time instead, and `reason` says why; `replays` counts the calls that were replays.
     """
 
     def __init__(self, function, key):
@@ -39,6 +39,7 @@ class Captured:
         self.stream = self.cuda.Stream(non_blocking=True)
         self.before, self.after = (self.cuda.Event(disable_timing=True) for _ in range(2))
         self.reason: str | None = None
+        self.replays = 0
         self.good_for: Any = None
         self._forget()
 
@@ -72,6 +73,7 @@ class Captured:
             self.function()
         else:
             self.graph.launch(self.stream)
+            self.replays += 1
 
     def _capture(self):
         """Make the graph, or note why there is none. Nothing of the function has been carried out after either."""

@@ -38,10 +38,12 @@ def compare(case, dtype, layout=None):
     return found
 
 
-def judged(case, dtype, layout=None, subject=None, device="cpu", most=MOST) -> list[Comparison]:
+def judged(case, dtype, layout=None, subject=None, device="cpu", most=MOST, oracle="cpu") -> list[Comparison]:
     """The comparisons of one case, whatever the verdicts. `subject(case, arrays, dys) -> (outputs, gradients)` may
-    stand in for our own code; `device` is where torch is asked how accurate it is; at most `most` draws."""
-    draw = lambda number: _one_draw(case, dtype, number, layout or (lambda a: a), subject or run_ours, device)
+    stand in for our own code; `device` is where torch is asked how accurate it is, `oracle` where it computes float64;
+    at most `most` draws."""
+    where = {"device": device, "oracle": oracle}
+    draw = lambda number: _one_draw(case, dtype, number, layout or (lambda a: a), subject or run_ours, **where)
     with recording() as log:
         first = draw(0)
     every = [first, *(draw(number) for number in range(1, _draws(first, dtype, most)))]
@@ -57,17 +59,14 @@ def _draws(first, dtype, most) -> int:
     return max(1, min(-(-ENOUGH // min(sizes)), most, AT_ONCE // max(sizes)))
 
 
-def _one_draw(case, dtype, number, layout, subject, device) -> dict:
+def _one_draw(case, dtype, number, layout, subject, device, oracle) -> dict:
     """{"output 0" or "gradient of input 1": Draw} for one draw of the inputs."""
     arrays = case.arrays(dtype, number)
     draw_dys = lambda outputs: random_dys(case, outputs, dtype, number)
-    oracle, oracle_grads, dys = run_torch(case, case.oracle or case.torch, arrays, np.float64, draw_dys)
-    theirs, their_grads = yardstick(case, arrays, dtype, dys, device) or (
-        [None] * len(oracle),
-        [None] * len(oracle_grads),
-    )
+    *exact, dys = run_torch(case, case.oracle or case.torch, arrays, np.float64, draw_dys, oracle)
+    theirs = yardstick(case, arrays, dtype, dys, device) or [[None] * len(part) for part in exact]
     ours = subject(case, [layout(a) for a in arrays], dys)
-    return drawn(case, arrays, ours, (oracle, oracle_grads), (theirs, their_grads))
+    return drawn(case, arrays, ours, exact, theirs)
 
 
 def drawn(case, arrays, ours, oracle, theirs) -> dict:

@@ -145,10 +145,7 @@ PLANTS = {
     "relu-gradient-at-zero": op("pointwise.py", "xp.where(y <= 0, 0, dy)", "xp.where(y < 0, 0, dy)", "relu"),
     "maximum-gradient-to-the-loser": op("pointwise.py", "_share(xp, dy, x, y, ~(x < y))", "dy", "maximum"),
     "embedding-keeps-one-of-repeated-rows": op(
-        "shape.py",
-        "xp.add.reduceat(dy.reshape(flat.size, shape[1])[order], starts, axis=0, dtype=xp.float64)",
-        "dy.reshape(flat.size, shape[1])[order][starts]",
-        "embedding",
+        "shape.py", "xp.add.reduceat(rows[order], starts, axis=0, dtype=xp.float64)", "rows[order][starts]", "embedding"
     ),
     "discriminator-real-gradient-halved": op(
         "adversarial.py", "_gradient(real, dy, term, -1)", "_gradient(real, dy / 2, term, -1)", "discriminator_loss"

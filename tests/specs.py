@@ -2,6 +2,7 @@
 
     CASES   small and ragged: what the tests judge. Each is named for the reason why it exists
     BENCH   the shapes of the models' own layers: what the benches time, and what `make test-all` judges too
+    DEVICE  shapes that only a GPU is asked: `make gpu-check` judges and times them
 
 Whoever checks operations (gradients, PyTorch, purity, the ledger, the kernels) goes through these. A case is written in
 the file of its family in tests/cases/. `expected` says which implementation has to run, so that a kernel that is
@@ -12,11 +13,12 @@ from core import Tensor
 from core.dispatch import recording
 from core.op import Op
 from core.table import TABLE
-from tests.cases import adversarial, bench, image, layers, losses, pointwise, shape
+from tests.cases import adversarial, bench, device, image, layers, losses, pointwise, shape
 
 CASES = [*pointwise.CASES, *shape.CASES, *image.CASES, *layers.CASES, *losses.CASES, *adversarial.CASES]
 BENCH = bench.CASES
-BY_NAME = {case.name: case for case in [*CASES, *BENCH]}
+DEVICE = device.CASES
+BY_NAME = {case.name: case for case in [*CASES, *BENCH, *DEVICE]}
 SMOOTH = [case for case in CASES if case.smooth]
 
 # What a family is judged by: the ledger's sections, and the operations whose accuracy is compared with torch's.

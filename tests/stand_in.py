@@ -1,8 +1,8 @@
 """A CuPy of NumPy arrays: what a training step asks of a GPU, rehearsed without one.
 
 `with stand_in.cupy() as gpu:` puts a module `cupy` in its place whose arrays are refused wherever CuPy's are: a NumPy
-function, a NumPy array beside one, a NumPy array written into one. Values go to the host by get, item, tolist, int,
-float and bool alone, and each is noted in `gpu.reads`.
+function, a NumPy array beside one, a NumPy array written into one, a name, a method or an option that CuPy lacks.
+Values go to the host by get, item, tolist, int, float and bool alone, and each is noted in `gpu.reads`.
 
 A capture carries out nothing. It notes what writes into arrays, and a graph's launch does exactly that again, with the
 numbers and the memory of then: what a step keeps in Python would stand still, as it would on a device. While one is
@@ -12,17 +12,15 @@ pinned memory only when an event after it has been waited for, and writing there
 """
 
 import contextlib
-import dataclasses
 import gc
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
+from scipy.special import erf
 
 from core.dispatch import use
-from core.op import Op
-from core.reference.shape import embedding
-from core.table import TABLE
 from tests.stand_in_arrays import CUDARuntimeError, Module, Pinned, gpu, ndarray
 
 
@@ -103,7 +101,9 @@ def _using_allocator(allocator):
 
 
 def _modules():
-    module, extra = Module("cupy"), ModuleType("cupyx")
+    module: Any = Module("cupy")
+    extra: Any = ModuleType("cupyx")
+    extra.__path__ = []  # a package
     runtime = SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, CUDARuntimeError=CUDARuntimeError)
     runtime.getDeviceProperties = lambda device: {"name": b"stand-in"}
     pool = lambda: SimpleNamespace(malloc=lambda size: None)
@@ -111,8 +111,10 @@ def _modules():
     streams["Device"] = lambda number: SimpleNamespace(use=lambda: None)
     module.cuda = SimpleNamespace(runtime=runtime, MemoryPool=pool, using_allocator=_using_allocator, **streams)
     module.lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_as_strided))
-    extra.empty_pinned = lambda shape, dtype: np.empty(shape, dtype).view(Pinned)  # type: ignore[attr-defined]
-    return {"cupy": module, "cupyx": extra}
+    extra.empty_pinned = lambda shape, dtype: np.empty(shape, dtype).view(Pinned)
+    special: Any = ModuleType("cupyx.scipy.special")
+    special.erf = lambda x: gpu.make(lambda: erf(x.host), x.host)
+    return {"cupy": module, "cupyx": extra, "cupyx.scipy": ModuleType("cupyx.scipy"), "cupyx.scipy.special": special}
 
 
 def _as_strided(x, shape, strides):
@@ -122,8 +124,9 @@ def _as_strided(x, shape, strides):
 @contextlib.contextmanager
 def cupy():
     """`with cupy() as gpu:` device "cuda" is this file."""
-    before = {name: sys.modules.get(name) for name in ("cupy", "cupyx")}
-    sys.modules.update(_modules())
+    modules = _modules()
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
     gpu.__init__()  # type: ignore[misc]
     gpu.streams.append(Stream())
     try:
@@ -140,20 +143,6 @@ def cupy():
 @contextlib.contextmanager
 def without_a_gpu():
     """`with without_a_gpu() as gpu:` trainers on "cuda" train, by the reference, whose products count as kernels."""
-    row = TABLE["embedding"]
-    try:
-        with cupy(), use("reference"):
-            TABLE["embedding"] = dataclasses.replace(row, reference=Op("embedding", embedding.forward, _scattered))
-            gpu.lenient = True
-            yield gpu
-    finally:
-        TABLE["embedding"] = row
-
-
-def _scattered(saved, dy, needs):
-    """The table's gradient without the reference's `unique`, whose result has a length that no graph knows."""
-    ids, shape = saved
-    dw = ndarray(np.empty(shape, dy.dtype))
-    dw[...] = 0
-    np.add.at(dw, ids, dy)
-    return None, dw
+    with cupy(), use("reference"):
+        gpu.lenient = True
+        yield gpu

@@ -53,6 +53,43 @@ class Device:
 
 gpu = Device()
 
+# --- what CuPy lacks ----------------------------------------
+
+# Read in CuPy's source at v14.2.0: the names that its cupy/__init__.py does not have, of NumPy's; which methods a ufunc
+# has (docs/source/reference/ufunc.rst), and what it, an array's methods and functions can be told
+# (cupy/_core/_kernel.pyx, ufunc.__call__; cupy/_core/core.pyx).
+ABSENT = {
+    *("asmatrix", "block", "bmat", "einsum_path", "frompyfunc", "geomspace", "histogram_bin_edges", "insert", "isnat"),
+    *("matvec", "nanpercentile", "nanquantile", "nested_iters", "polyder", "polydiv", "polyint", "spacing", "unstack"),
+    *("vecdot", "vecmat", "errstate", "seterr", "geterr"),
+}
+UFUNC_METHODS = {
+    "__call__": None,  # all of them
+    "outer": None,
+    "reduce": ("add", "multiply"),
+    "accumulate": ("add", "multiply"),
+    # there is add.reduceat, by differences of a running sum (cupy/_core/_routines_indexing.pyx): a nan would spread
+    "reduceat": (),
+    "at": ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"),
+}
+UFUNC_OPTIONS = {"out", "dtype", "casting"}
+NO_OPTIONS = {"where", "initial", "like", "subok", "order"}  # of reductions, conversions and copies as we call them
+
+
+def check_options(name, options):
+    unknown = NO_OPTIONS & options.keys()
+    if unknown or options.get("kind", "stable") != "stable":
+        raise TypeError(f"CuPy's {name} does not take {', '.join(f'{k}={v!r}' for k, v in options.items())}")
+
+
+def check_ufunc(ufunc, method, options):
+    of = UFUNC_METHODS[method]
+    if of is not None and ufunc.__name__ not in of:
+        raise NotImplementedError(f"`{ufunc.__name__}.{method}` is not supported yet")
+    if method == "__call__" and options.keys() - UFUNC_OPTIONS:
+        raise TypeError(f"Wrong arguments {options}")
+
+
 # --- arrays ----------------------------------------
 
 
@@ -65,6 +102,15 @@ def bare(x):
     if isinstance(x, tuple | list):
         return type(x)(map(bare, x))
     return {k: bare(v) for k, v in x.items()} if isinstance(x, dict) else x
+
+
+def at_host(index):
+    """An index as NumPy has it: CuPy copies arrays and lists in it from the host."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(part, list | np.ndarray) for part in parts):
+        gpu.refuse("an index is copied from the host", unless=gpu.lenient)
+    found = tuple(part if isinstance(part, np.ndarray) else bare(part) for part in parts)
+    return found if isinstance(index, tuple) else found[0]
 
 
 def behind(x):
@@ -84,6 +130,7 @@ def _reader(how):
 
 def _method(name):
     def method(self, *arguments, **options):
+        check_options(name, options)
         arguments, options = bare(arguments), bare(options)
         return gpu.make(lambda: getattr(self.host, name)(*arguments, **options), self.host)
 
@@ -137,12 +184,14 @@ class ndarray(NDArrayOperatorsMixin):
         raise TypeError(f"np.{function.__name__} was called with an array of the device")
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        check_ufunc(ufunc, method, options)
         if ufunc is np.matmul:
             gpu.refuse("cuBLAS", unless=gpu.lenient)
-        inputs = bare(inputs)
         run = getattr(ufunc, method)
         if method == "at":
-            return gpu.write(lambda: run(*inputs, **options))
+            target, index, value = bare(inputs[0]), at_host(inputs[1]), bare(inputs[2])
+            return gpu.write(lambda: run(target, index, value))
+        inputs = bare(inputs)
         if out is None:
             return gpu.make(lambda: run(*inputs, **options))
         (target,) = out
@@ -150,14 +199,11 @@ class ndarray(NDArrayOperatorsMixin):
         return target
 
     def __getitem__(self, index):
-        parts = index if isinstance(index, tuple) else (index,)
-        if any(isinstance(part, list) for part in parts):
-            gpu.refuse("a list as an index is copied from the host", unless=gpu.lenient)
-        index = bare(index)
+        index = at_host(index)
         return gpu.make(lambda: self.host[index], self.host)
 
     def __setitem__(self, index, value):
-        index, value = bare(index), bare(value)
+        index, value = at_host(index), bare(value)
         gpu.write(lambda: self.host.__setitem__(index, value))
 
     def set(self, host, stream=None):
@@ -191,6 +237,7 @@ def _function(name):
     function = getattr(np, name)
 
     def call(*arguments, **options):
+        check_options(name, options)
         if name in OF_VALUES:
             gpu.read(name)
         arguments, options = bare(arguments), bare(options)
@@ -235,6 +282,8 @@ class Module(ModuleType):
     may_share_memory = staticmethod(lambda x, y: np.may_share_memory(x.host, y.host))
 
     def __getattr__(self, name):
+        if name in ABSENT:
+            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
         found = getattr(np, name)
         plain = isinstance(found, type | np.ufunc | float) or name.startswith("__")
         return found if plain else _function(name)

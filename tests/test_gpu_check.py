@@ -5,20 +5,18 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 import models
 from bench import floors, peers
-from bench.gpu import memory, sampling, sides, steps
-from bench.gpu.device import PRECISIONS, Device, Precision
-from bench.gpu.graph import graph
-from bench.gpu.kernels import compare
-from bench.gpu.timing import Clock, in_a_row
+from bench.gpu import kernels, memory
+from bench.gpu.device import PRECISIONS, Device, Precision, as_tuple
+from bench.gpu.graph import compared, graph
 from bench.gpu.worker import Worker, asked
-from bench.twins.base import Twin
 from core import dispatch, random
-from tests import stand_in
-from tests.specs import BENCH, BY_NAME
+from kernels import launch
+from models.trainer import Trainer
+from tests import comparing, stand_in
+from tests.specs import BENCH, BY_NAME, CASES, DEVICE
 from tests.test_house import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's compiler, of torch
@@ -80,11 +78,11 @@ def test_the_ratio_is_to_the_best_peer_that_passed():
     }  # fmt: skip
     rows = [row("ours", 2.0), row("torch eager", 5.0), row("Liger", 1.0, False), row("torch.compile", 3.0)]
     for i in range(1, 5):
-        compare(rows[:i])
+        kernels.compare(rows[:i])
     assert rows[0]["forward"] == {"ms": 2.0, "ratio": 1.5, "best_peer": "torch.compile"}
 
 
-@pytest.mark.parametrize("case", BENCH, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*BENCH, *DEVICE], ids=lambda c: c.name)
 def test_every_bench_has_its_peers(case):
     who = peers.contenders(case)
     assert who[0] == "ours" and who[-1] == peers.COMPILED
@@ -93,10 +91,76 @@ def test_every_bench_has_its_peers(case):
     assert set(peers.BACKENDS) <= set(who) or case.op != "attention"
 
 
+def graphs():
+    return list(graph(Device(dry=True), time.monotonic() + 600))
+
+
+class Referring(Device):
+    """The dry device, whose kernels are the reference: no interpreter is needed."""
+
+    def __init__(self):
+        super().__init__(dry=True)
+
+    def kernels(self, tf32=False):
+        return dispatch.use("reference", tf32=tf32)
+
+
+@pytest.mark.parametrize("name", ["conv2d/stride-2-gan", "conv_transpose2d/stride-2-gan"])
+@pytest.mark.parametrize("who", ["ours", *peers.FORMATS])
+def test_a_weight_gradient_alone_is_the_one_that_was_judged(name, who, monkeypatch):
+    timed = lambda: kernels.timed(Referring(), BY_NAME[name], PRECISIONS[0], who)
+    assert set(kernels.PASSES) <= set(timed())
+    make = peers.make
+    wrong = lambda run: run._replace(dw=lambda: 1.01 * run.dw())
+    monkeypatch.setattr(peers, "make", lambda *arguments: wrong(make(*arguments)))
+    with pytest.raises(ArithmeticError, match="the weight gradient alone is"):
+        timed()
+
+
+def test_our_kernels_take_one_tf32_pass_backward_too(monkeypatch):
+    """A row that says tf32 and multiplies three times half of the way would be slow, and compare two things."""
+    seen, walk = [], comparing.backward_all
+    monkeypatch.setattr(comparing, "backward_all", lambda *a, **k: (seen.append(dispatch.tf32()), walk(*a, **k)))
+    case, precision = BY_NAME["conv2d/pointwise"], PRECISIONS[1]
+    arrays, dys, _ = kernels.known(case.name, precision, "cpu")
+    run = peers.make(Referring(), "ours", case, arrays, dys, precision)
+    run.both(), run.weight()
+    assert precision.name == "tf32" and seen == [True, True]
+
+
+def test_torchs_side_of_every_case_makes_no_tensor_beside_the_device():
+    """On torch's device without memory, which refuses a tensor of another as a GPU does; it cannot look at values."""
+    refused = set()
+    for case in CASES:
+        inputs = comparing.torch_inputs(case, case.arrays(np.float32), np.float32, "meta")
+        try:
+            outputs = as_tuple(case.torch(*inputs))
+            assert all(y.device.type == "meta" for y in outputs), case.name
+        except NotImplementedError:
+            refused.add(case.name)
+    assert refused == {"getitem/mask", "getitem/mask-of-rows"}
+
+
+@pytest.mark.parametrize(("large", "where"), [(False, ["cpu", "cpu"]), (True, ["cuda", "cuda"])])
+def test_float64_of_a_large_shape_is_the_devices_affair(large, where, monkeypatch):
+    case, asked, run = BY_NAME["conv2d/pointwise"], [], comparing.run_torch
+    monkeypatch.setattr(kernels, "DEVICE", [case] if large else [])
+
+    def noted(case, f, arrays, dtype, draw, device="cpu"):
+        asked.extend([device] if dtype == np.float64 else [])
+        return run(case, f, arrays, dtype, draw)
+
+    monkeypatch.setattr(comparing, "run_torch", noted)
+    device = Referring()
+    device.torch = "cuda"
+    kernels.known(case.name, PRECISIONS[2], kernels.of_oracle(device, case.name))
+    kernels.judged(device, case, PRECISIONS[0])
+    assert asked == where
+
+
 def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
     """All four models in a dry run; then a capture that is refused, and a step that counts in Python."""
-    rows = lambda: list(graph(Device(dry=True), time.monotonic() + 600))
-    assert [(r["case"], r["passed"]) for r in rows()] == [(kind, True) for kind in ("gan", "vae", "gpt", "seq2seq")]
+    assert [(r["case"], r["passed"]) for r in graphs()] == [(kind, True) for kind in ("gan", "vae", "gpt", "seq2seq")]
 
     def refused(self):
         raise NotImplementedError("cuBLAS")
@@ -104,7 +168,7 @@ def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
     monkeypatch.setattr(models, "MODELS", {kind: models.MODELS[kind] for kind in ("gpt", "seq2seq")})
     with monkeypatch.context() as patch:
         patch.setattr(stand_in.Stream, "begin_capture", refused)
-        assert {r["fault"] for r in rows()} == {"not captured: NotImplementedError: cuBLAS"}
+        assert {r["fault"] for r in graphs()} == {"not captured: NotImplementedError: cuBLAS"}
 
     def counted(self):
         self.count = getattr(self, "count", 0) + 1
@@ -113,100 +177,37 @@ def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(random.Generator, "advance_", counted)
-        assert all(r["fault"].startswith("captured: other bits in model.") for r in rows())
+        assert all(r["fault"].startswith("captured: other bits in model.") for r in graphs())
     assert graph(Device(dry=True), 0).__next__()["fault"] == "not run: out of time"
 
 
-# --- training steps ----------------------------------------
+@pytest.mark.parametrize("launches", [0, 3])
+def test_a_graph_that_holds_no_kernel_of_ours_proves_nothing(launches, monkeypatch):
+    """As on a device, where kernels are counted: 3 a step that runs Python, or none."""
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda t: (step(t), launch.COUNT.update(kernel=launches)))
+    with stand_in.without_a_gpu():
+        row = compared("vae", 8, dry=False)
+    assert row["kernel_by_kernel"]["launches"] == launches and row["graph"]["launches"] == 0
+    assert row["fault"] == ("" if launches else "no kernel was launched: the reference ran")
 
 
-def row(who, task="step", passed=True, **figures):
-    what = {"task": task, "model": "gpt", "preset": "small", "batch": 32, "precision": "tf32"}
-    return {**what, "who": who, "passed": passed, **figures}
+NEVER_REPLAYED = {
+    "its graph is not used": (("update", Trainer._step), "0 of 8 steps were replays, should be 6"),
+    "it is captured anew each time": (("_setting", lambda t: object()), "0 of 8 steps were replays, should be 6"),
+    "not after a checkpoint": (
+        ("load", lambda t, path, load=Trainer.load: (load(t, path), setattr(t, "graph", False))),
+        "0 of 4 steps were replays, should be 2",
+    ),
+}
 
 
-def test_a_step_is_compared_by_its_time_and_sampling_by_its_rate():
-    rows = [row("ours", ms=2.0), row("torch eager", ms=7.0), row("CUDA graph", ms=3.0)]
-    rows += [row("torch.compile", passed=False), row("ours", "sample", ms=9.0, per_second=300.0)]
-    rows += [row("torch eager", "sample", ms=1.0, per_second=200.0)]
-    for i in range(1, len(rows) + 1):
-        steps.compare(rows[:i])
-    assert [r.get("ratio") for r in rows] == [1.5, None, None, None, 1.5, None]
-    assert rows[0]["best_peer"] == "CUDA graph" and rows[4]["best_peer"] == "torch eager"
-
-
-def test_every_model_meets_every_peer_and_compiling_comes_last():
-    class GPU:
-        dry = False
-
-    names = [job["who"] for job in steps.jobs(GPU)]
-    assert names == sorted(names, key=sides.contenders("gan").index)
-    trained = [job for job in steps.jobs(GPU) if job["task"] == "step"]
-    # images: ours, eager in two formats, a graph, three modes of torch.compile; text: one format. In two precisions
-    assert len(trained) == 2 * (3 * 7 + 3 * 6)
-    assert len(names) - len(trained) == 2 * 6 * 2
-
-
-@pytest.fixture(scope="module")
-def begin():
-    return sides.start("gan", "demo", 4, True)
-
-
-@pytest.mark.parametrize("who", sides.contenders("gan"))
-def test_nobody_is_timed_whose_losses_are_others(who, begin):
-    assert sides.make(Device(dry=True), who, begin, PRECISIONS[0]).off <= 1e-5
-    off = begin._replace(losses={**begin.losses, "g_loss": begin.losses["g_loss"] * 1.01})
-    with pytest.raises(ArithmeticError, match=r"g_loss is .* off the reference's: nothing is timed"):
-        sides.make(Device(dry=True), who, off, PRECISIONS[0])
-
-
-@pytest.mark.parametrize("who", [sides.GRAPH, "torch.compile"])
-def test_a_step_that_was_captured_or_compiled_wrongly_is_seen(who, begin, monkeypatch):
-    """Eager steps are right, so that only the comparison with them can tell."""
-    changed = lambda twin, *_: twin.load({k: a * np.float32(1.1) for k, a in begin.trainer.model.state_dict().items()})
-    monkeypatch.setattr(Twin, "restart", changed)
-    monkeypatch.setattr(sides, "compile_parts", lambda device, twin, mode: changed(twin))
-    with pytest.raises(ArithmeticError):
-        sides.make(Device(dry=True), who, begin, PRECISIONS[0])
-
-
-def test_a_captured_step_copies_every_batch_into_its_buffers(begin):
-    """Other images, other losses: a graph that replays its first batch for ever is fast, and trains on nothing."""
-    seen = []
-    step = sides.captured(Device(dry=True), lambda x: seen.append(float(x.sum())), [torch.zeros(2)])
-    for value in (1.0, 2.0):
-        step(torch.full((2,), value))
-    assert seen == [0.0, 2.0, 4.0]
-
-
-@pytest.mark.parametrize("kind", ["vae", "gpt"])
-@pytest.mark.parametrize("who", sampling.CONTENDERS)
-def test_nobody_samples_in_time_who_samples_something_else(kind, who, monkeypatch):
-    t = sides.trainer(kind, "demo", 1, True)
-    assert sampling.make(Device(dry=True), who, t, 2, PRECISIONS[0]).off <= 1e-5
-    monkeypatch.setattr(sampling, "on_device", lambda device, t: shifted(sides.on_device(device, t)))
-    more = lambda state: {name: a * np.float32(1.1) for name, a in state.items()}
-    monkeypatch.setattr(Twin, "load", lambda twin, state: load(twin, more(state)))
-    with pytest.raises(ArithmeticError, match="nothing is timed"):
-        sampling.make(Device(dry=True), who, t, 2, PRECISIONS[0])
-
-
-load = Twin.load
-
-
-def shifted(t):
-    """A trainer of other weights."""
-    for p in t.model.parameters():
-        p.data[...] *= np.float32(1.1)
-    return t
-
-
-def test_our_steps_take_one_tf32_pass_where_the_row_says_so(begin, monkeypatch):
-    seen = []
-    monkeypatch.setattr(type(begin.trainer), "train_step", lambda self: seen.append(dispatch.tf32()))
-    for precision in steps.TRAINED_IN:
-        sides.make(Device(dry=True), "ours", begin._replace(losses={}), precision).build()()
-    assert [p.name for p in steps.TRAINED_IN] == ["float32", "tf32"] and seen == [False, False, True, True]
+@pytest.mark.parametrize(("plant", "fault"), NEVER_REPLAYED.values(), ids=NEVER_REPLAYED)
+def test_steps_that_were_no_replays_are_not_compared_as_such(plant, fault, monkeypatch):
+    """They have the same bits too."""
+    monkeypatch.setattr(Trainer, *plant)
+    monkeypatch.setattr(models, "MODELS", {"vae": models.MODELS["vae"]})
+    assert [r["fault"] for r in graphs()] == [fault]
 
 
 def test_memory_is_the_most_that_was_held_at_once():
@@ -215,16 +216,6 @@ def test_memory_is_the_most_that_was_held_at_once():
     for size in (3, 5, -3, 9, -9):
         (held.malloc_postprocess if size > 0 else held.free_postprocess)(mem_size=abs(size), mem_ptr=1)
     assert held.most == 14
-
-
-def test_steps_are_timed_in_a_row_without_waiting():
-    """One start and one stop around the calls of a round; what the clock counts is shared out over them."""
-    told: list = []
-    tell = lambda word, value=None: lambda: told.append(word) or value
-    clock = Clock(None, tell("start"), tell("stop", 12.0), tell("wait"), repeats=2, calls=1)
-    found = in_a_row(tell("step"), clock, calls=3)
-    assert told == ["wait", "start", "step", "step", "step", "stop", "wait"] * 2
-    assert found["ms"] == found["low"] == found["high"] == 4.0 and 0 <= found["host_ms"] <= found["wall_ms"]
 
 
 def test_a_peer_that_fails_is_not_run_and_a_failure_of_ours_is_a_failure():

@@ -1,13 +1,17 @@
 """No step reads from the device or copies from the host, on the path that a GPU takes: its kernels' launches are noted
 instead of run, on arrays that refuse what CuPy's refuse. And nothing that a launch is given changes from step to step,
-since a graph would go on giving what it was when it was captured."""
+since a graph would go on giving what it was when it was captured. And the reference, which runs where a kernel is
+switched off or refuses, keeps to what CuPy has: every case of it is computed on those arrays."""
 
 import numpy as np
 import pytest
 
 import models
+from core import use
+from core.reference.shape import embedding
 from kernels import launch
-from tests import small, stand_in
+from tests import comparing, small, stand_in
+from tests.specs import CASES, run
 
 # What else a step may do, options that the small presets leave out.
 OPTIONS = [
@@ -59,6 +63,38 @@ def test_looking_at_a_model_reads_by_the_named_ways_only(kind, tmp_path):
         assert set(gpu.reads) <= {"get", "tolist", "__int__"}
 
 
+# --- the reference on CuPy ----------------------------------------
+
+
+def on_the_stand_in(case, arrays, dys):
+    """(outputs, gradients) of a case by the reference, on arrays that take what CuPy's take."""
+    import cupy
+
+    with use("reference"):
+        moved = [cupy.asarray(a) for a in arrays]
+        outputs, tensors = run(case, moved)
+        comparing.backward_all(outputs, [None if dy is None else cupy.asarray(dy) for dy in dys])
+    get = lambda a: None if a is None else a.get()
+    return [get(y.data) for y in outputs], [get(getattr(t, "grad", None)) for t in tensors]
+
+
+def test_every_case_of_the_reference_asks_for_nothing_that_cupy_lacks(gpu):
+    gpu.lenient = True
+    for case in CASES:
+        for found in comparing.judged(case, np.float64, subject=on_the_stand_in):
+            assert not found.verdict.fault, f"{case.name}: {found.what}: {found.verdict.fault}"
+
+
+def test_a_nan_in_one_tokens_gradient_reaches_one_row_of_the_table(gpu):
+    import cupy
+
+    dy = cupy.asarray(np.array([[1, 2], [np.nan, 4], [5, 6], [7, 8]], np.float32))
+    saved = cupy.asarray(np.array([2, 0, 2, 1])), (4, 2)
+    _, dw = embedding.backward(saved, dy, (False, True))
+    assert dw.dtype == np.float32 and not gpu.reads
+    np.testing.assert_array_equal(dw.get(), [[np.nan, 4], [7, 8], [6, 8], [0, 0]])
+
+
 # --- the stand-in refuses what CuPy refuses ----------------------------------------
 
 HOST = np.ones(3, np.float32)
@@ -68,6 +104,12 @@ REFUSED = {
     "a NumPy array beside": lambda x: HOST * x,
     "a NumPy array written": lambda x: x.__setitem__(slice(None), HOST),
     "a NumPy array among arguments": lambda x: x.xp.where(x > 0, x, HOST),
+    "a name that CuPy lacks": lambda x: x.xp.spacing(x),
+    "a ufunc's where": lambda x: x.xp.add(x, x, where=True),
+    "a reduction by maximum": lambda x: x.xp.maximum.reduce(x),
+    "runs by differences": lambda x: x.xp.add.reduceat(x, x.xp.zeros((1,), int)),
+    "a sum's where": lambda x: x.sum(where=True),
+    "an unstable sort": lambda x: x.xp.argsort(x, kind="quicksort"),
 }
 
 
@@ -77,7 +119,7 @@ def test_what_cupy_refuses_is_refused(do, gpu):
 
     x = cupy.ones((3,), np.float32)
     x.xp = cupy
-    with pytest.raises(TypeError):
+    with pytest.raises((TypeError, AttributeError, NotImplementedError)):
         do(x)
     assert not gpu.reads
 

@@ -2,7 +2,8 @@
 
 For each model, small: STEPS steps launched kernel by kernel against as many by a graph, from the same seed, and again
 with a checkpoint in the middle that another trainer goes on from. All state arrays have the same bits. The launches of
-a step are counted while it is captured; a replay makes none. A capture that fell back is a failure, with its reason.
+a step are counted while it is captured; a replay makes none. A capture that fell back is a failure, with its reason; so
+is one that was never replayed, and a step that launched no kernel: it would compare the reference with itself.
 
 A dry run takes tests/stand_in.py for CuPy, and the reference for the kernels, of which it counts none.
 """
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import models
+from core.capture import WARM_UPS
 from kernels import launch
 from tests import small, stand_in
 
@@ -27,24 +29,35 @@ def graph(device, until):
                 yield {"case": kind, "passed": False, "fault": "not run: out of time"}
                 continue
             try:
-                yield {"case": kind, **compared(kind, DRY_STEPS if device.dry else STEPS)}
+                yield {"case": kind, **compared(kind, DRY_STEPS if device.dry else STEPS, device.dry)}
             except Exception as error:
                 yield {"case": kind, "passed": False, "fault": f"{type(error).__name__}: {error}"}
 
 
-def compared(kind, steps) -> dict:
+def compared(kind, steps, dry) -> dict:
     """Captured, not captured, and gone on with from a checkpoint: the row's other entries."""
     plain, captured = (small.trainer(kind, device="cuda", graph=graph) for graph in (False, True))
     timed = {name: taken(t, steps) for name, t in (("kernel_by_kernel", plain), ("graph", captured))}
-    wanted, again = on_host(plain), resumed(kind, steps)
-    reason = captured.captured.reason
-    fault = f"not captured: {reason}" if reason else ""
-    for name, t in (("captured", on_host(captured)), ("resumed", again)):
-        differ = small.different(wanted, t)
-        fault = fault or (f"{name}: other bits in {', '.join(differ[:3])}" if differ else "")
-    if not fault and timed["graph"]["launches"]:
-        fault = f"a replay launched {timed['graph']['launches']} kernels itself"
-    return {"passed": not fault, "fault": fault, **timed}
+    again = resumed(kind, steps)
+    faults = [*_not_replayed(captured, steps), *_not_replayed(again, steps - steps // 2)]
+    if not dry and not timed["kernel_by_kernel"]["launches"]:
+        faults.append("no kernel was launched: the reference ran")
+    wanted = on_host(plain)
+    for name, t in (("captured", captured), ("resumed", again)):
+        differ = small.different(wanted, on_host(t))
+        faults += [f"{name}: other bits in {', '.join(differ[:3])}"] if differ else []
+    if timed["graph"]["launches"]:
+        faults.append(f"a replay launched {timed['graph']['launches']} kernels itself")
+    return {"passed": not faults, "fault": faults[0] if faults else "", **timed}
+
+
+def _not_replayed(trainer, steps):
+    """What is wrong where the last `steps` steps, from a capture's warm-up on, were not all replays of a graph."""
+    graph, wanted = trainer.captured, steps - WARM_UPS
+    if graph.reason:
+        yield f"not captured: {graph.reason}"
+    elif graph.replays < wanted:
+        yield f"{graph.replays} of {steps} steps were replays, should be {wanted}"
 
 
 def taken(trainer, steps) -> dict:
@@ -61,16 +74,17 @@ def taken(trainer, steps) -> dict:
     return {"launches": launches // len(rest), "host_ms": round(1000 * seconds / len(rest), 4)}
 
 
-def resumed(kind, steps) -> dict:
-    """The state after as many steps by graphs, of two trainers with a checkpoint between them."""
+def resumed(kind, steps):
+    """The second of two trainers that took as many steps by graphs, with a checkpoint between them."""
     first, second = (small.trainer(kind, seed=seed, device="cuda") for seed in (0, 1))
     small.run(second, 4)  # it has a graph of its own, of other values, when the checkpoint is loaded
     small.run(first, steps // 2)
     with tempfile.TemporaryDirectory() as folder:
         first.save(Path(folder) / "half")
         second.load(Path(folder) / "half")
+    second.captured.replays = 0
     small.run(second, steps - steps // 2)
-    return on_host(second)
+    return second
 
 
 def on_host(trainer) -> dict:

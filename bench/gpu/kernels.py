@@ -18,11 +18,12 @@ from bench import floors
 from bench.gpu.device import PRECISIONS, NotRun, as_tuple, outcome
 from bench.gpu.worker import COMPILERS, Worker, asked, compile_first, worker_command
 from tests import comparing, parity
-from tests.specs import BENCH, BY_NAME
+from tests.specs import BENCH, BY_NAME, DEVICE
 
 TIMING = 90  # seconds for one question
 SAME = 0.05  # a peer whose largest error is above this computes something else
-PASSES = ("forward", "forward and backward")
+LARGE_TIMING = 300  # of a shape that only a GPU is asked: its inputs alone take half a minute to draw
+PASSES = ("forward", "forward and backward", "weight gradient")  # the last of convolutions, where it can be had alone
 DRY = (  # small relatives of the benches' cases
     *("conv2d/one-pixel-out", "conv_transpose2d/one-pixel", "attention/causal", "attention/one-token"),
     *("layer_norm/rows", "cross_entropy/mean-3d", "linear/no-bias"),
@@ -33,8 +34,8 @@ DRY = (  # small relatives of the benches' cases
 
 def chosen(device, precision):
     """The cases of a precision."""
-    if not device.dry:
-        return BENCH
+    if not device.dry:  # targets for the large ones are in float16 alone
+        return [*BENCH, *DEVICE] if precision.dtype == "float16" else BENCH
     return [BY_NAME[name] for name in (DRY if precision == PRECISIONS[0] else DRY[-1:])]
 
 
@@ -48,7 +49,7 @@ def kernels(device, until):
         for c in chosen(device, p)
         for who in peers.contenders(c)
     ]
-    jobs.sort(key=lambda job: job["who"] == peers.COMPILED)
+    jobs.sort(key=lambda job: (job["who"] == peers.COMPILED, large(job["case"])))
     command = worker_command("kernels", device.dry)
     workers = [Worker(command) for _ in range(1 if device.dry else COMPILERS)]
     try:
@@ -58,12 +59,17 @@ def kernels(device, until):
             worker.close()  # the last one starts anew, for torch: with a driver of torch's own
         rows: list = []
         for job in jobs:
-            rows.append(asked(workers[0 if job["who"] == "ours" else -1], job, until, TIMING))
+            limit = LARGE_TIMING if large(job["case"]) else TIMING
+            rows.append(asked(workers[0 if job["who"] == "ours" else -1], job, until, limit))
             compare(rows)
             yield rows[-1]
     finally:
         for worker in workers:
             worker.close()
+
+
+def large(name) -> bool:
+    return any(case.name == name for case in DEVICE)
 
 
 def compare(rows):
@@ -74,7 +80,7 @@ def compare(rows):
         return
     for name in PASSES:
         peers = [r for r in same if r["who"] != "ours" and name in r]
-        if peers:
+        if peers and name in ours:
             best = min(peers, key=lambda r: r[name]["ms"])
             ratio = round(best[name]["ms"] / max(ours[name]["ms"], 1e-9), 3)
             ours[name].update(ratio=ratio, best_peer=best["who"])
@@ -84,8 +90,7 @@ def summary(rows):
     """A line for each of our rows: time, part of the floor, ratio to the best peer."""
     for row in rows:
         if row["passed"] and row.get("who") == "ours":
-            for name in PASSES:
-                r = row[name]
+            for name, r in ((name, row[name]) for name in PASSES if name in row):
                 part = f", {100 * r['of_floor']:.0f} % of the floor by {r['of']}" if "of" in r else ""
                 ratio = f", {r['ratio']} x {r['best_peer']}" if "ratio" in r else ""
                 yield f"  {row['case']} {row['precision']} {name}: {r['ms']} ms{part}{ratio}, error {row['error']:.1e}"
@@ -113,13 +118,18 @@ def compiled(device, case, precision) -> dict:
 
 
 @functools.lru_cache(4)
-def known(name, precision):
+def known(name, precision, where):
     """(inputs, dys, the oracle's outputs and gradients in float64) of a case."""
     case, dtype = BY_NAME[name], np.dtype(precision.dtype)
     arrays = case.arrays(dtype)
     draw = lambda outputs: comparing.random_dys(case, outputs, dtype)
-    *oracle, dys = comparing.run_torch(case, case.oracle or case.torch, arrays, np.float64, draw)
+    *oracle, dys = comparing.run_torch(case, case.oracle or case.torch, arrays, np.float64, draw, where)
     return arrays, dys, oracle
+
+
+def of_oracle(device, name) -> str:
+    """Where float64 is computed: by the CPU, but for shapes that would take it minutes."""
+    return device.torch if large(name) else "cpu"
 
 
 def timed(device, case, precision, who) -> dict:
@@ -128,7 +138,7 @@ def timed(device, case, precision, who) -> dict:
     from bench.gpu import memory, timing
 
     device.set_torch(precision)
-    arrays, dys, oracle = known(case.name, precision)
+    arrays, dys, oracle = known(case.name, precision, of_oracle(device, case.name))
     results = peers.make(device, who, case, arrays, dys, precision).results()
     right = judged(device, case, precision) if who == "ours" else same(case, arrays, results, oracle, precision)
     row = {"error": right, "tf32": precision.tf32}
@@ -136,9 +146,11 @@ def timed(device, case, precision, who) -> dict:
     run = peers.make(device, who, case, arrays, dys, precision)  # Liger has written over the last one's inputs
     library = "cupy" if who == "ours" else "torch"
     clock = timing.clock(device, library)
-    for name, f in zip(PASSES, (run.forward, run.both)):
-        if name == "forward" and who == "Liger" and case.op in peers.WITH_GRADIENT:
-            continue  # it would be compared with a forward pass that computes no gradient
+    for name, f in zip(PASSES, (run.forward, run.both, run.weight)):
+        if f is None or (name == "forward" and who == "Liger" and case.op in peers.WITH_GRADIENT):
+            continue  # the latter would be compared with a forward pass that computes no gradient
+        if run.dw is not None and f is run.weight:
+            check_weight(run.dw(), oracle[1][1], right)
         row[name] = {**timing.measured(f, clock), "mib": memory.peak(device, library, f)[1]}
         if peak is not None:
             floor = floors.floor_ms(work[name], precision, peak)
@@ -146,11 +158,19 @@ def timed(device, case, precision, who) -> dict:
     return row
 
 
+def check_weight(dw, oracle, right):
+    """What computes a weight gradient alone must have the one that was judged: cuDNN may add in another order."""
+    off = float(parity.errors(dw, oracle).max())
+    if not off <= 2 * right:
+        raise ArithmeticError(f"the weight gradient alone is {off:.1e} off, should be at most {2 * right:.1e}")
+
+
 def judged(device, case, precision) -> float:
     """Our largest error against float64, once the judge has let all outputs and gradients pass."""
     run = functools.partial(device.run, tf32=precision.tf32)
     most = 1 if device.dry else comparing.MOST
-    found = comparing.judged(case, np.dtype(precision.dtype), subject=run, device=device.torch, most=most)
+    where = {"device": device.torch, "oracle": of_oracle(device, case.name)}
+    found = comparing.judged(case, np.dtype(precision.dtype), subject=run, most=most, **where)
     for c in found:
         if c.verdict.fault:
             raise ArithmeticError(f"{c.what}: {c.verdict.fault}")

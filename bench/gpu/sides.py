@@ -14,6 +14,11 @@ CUDA graph                       the whole step, optimisers included, captured b
 torch.compile ...                forward passes and losses, and what autograd makes of them, in its three modes
 
 Batches come from the host in each step on all sides, torch's from pinned memory without waiting.
+
+In float16 ours is Trainer(precision="fp16"), torch's torch.autocast and GradScaler. A scaler asks the host whether to
+step, which no capture allows, unless the optimiser is fused: that takes scale and overflow as numbers on the device, so
+that the CUDA graph holds scaling, the look for overflows, Adam and the next scale as well. Float16's losses are held to
+the bound of float32's, 1e-3: on a CPU torch.autocast's own are up to 3.4e-4 off (the KL of the paper's VAE).
 """
 
 import contextlib
@@ -39,6 +44,8 @@ MODES = {
 IMAGES = ("gan", "vae")
 BATCHES = 4  # different ones that the timed steps take in turn
 SEED = 1
+SCALE = 64.0  # of float16's losses at first: an overflow makes nothing of a step, and a VAE's gradients do from 128
+TRAINED = {"float32": "fp32", "tf32": "tf32", "float16": "fp16"}  # precisions, as trainers call them
 WARM = 5  # steps before a capture, and before the timed ones: reduce-overhead captures in the second or third
 
 
@@ -84,32 +91,31 @@ def start(*which) -> Start:
     return Start(t, batches, draws, losses)
 
 
-def on_device(device, t) -> Any:
-    """A trainer of ours on the device, in the state that `t` has on the CPU."""
+def on_device(device, t, precision="fp32") -> Any:
+    """A trainer of ours on the device, in the state that `t` has on the CPU, in a precision of its own."""
     known = {"tokenizer": t.tokenizer} if hasattr(t, "tokenizer") else {}
-    other = MODELS[t.kind](t.config, device=device.torch, data=dataclasses.replace(t.data, **known))
-    other.load_state(t.state())
+    data = dataclasses.replace(t.data, **known)
+    other = MODELS[t.kind](t.config, device=device.torch, data=data, precision=precision)
+    other.load_state({**other.state(), **t.state()})
+    for scale in other.scales.values():
+        scale.scale[...] = SCALE
     return other
 
 
 def make(device, who, begin: Start, precision) -> Side:
     """The contender, once its first step was right."""
-    return _ours(device, begin, precision) if who == "ours" else _torch(device, who, begin)
+    return _ours(device, begin, precision) if who == "ours" else _torch(device, who, begin, precision)
 
 
 def _ours(device, begin, precision) -> Side:
+    def new():
+        return on_device(device, begin.trainer, TRAINED[precision.name])
+
     def build():
-        t, turn = on_device(device, begin.trainer), itertools.cycle(begin.batches)
+        t, turn = new(), itertools.cycle(begin.batches)
+        return lambda: t.step(next(turn), read=False)
 
-        def step():
-            with dispatch.use(tf32=precision.tf32):
-                t.step(next(turn), read=False)
-
-        return step
-
-    with dispatch.use(tf32=precision.tf32):
-        losses = on_device(device, begin.trainer).step(begin.batches[0])
-    return Side(difference(begin.losses, losses), build)
+    return Side(difference(begin.losses, new().step(begin.batches[0])), build)
 
 
 def difference(wanted: dict, found: dict) -> float:
@@ -126,15 +132,17 @@ def difference(wanted: dict, found: dict) -> float:
 # --- PyTorch ----------------------------------------
 
 
-def _torch(device, who, begin) -> Side:
+def _torch(device, who, begin, precision) -> Side:
     import torch
 
     from bench.twins import TWINS
 
     form = torch.channels_last if begin.trainer.kind in IMAGES and who != EAGER else torch.contiguous_format
+    how = {"memory_format": form, "fused": True, "device": device.torch}
+    how |= {"scale": SCALE} if precision.dtype == "float16" else {}
 
     def new(**options):
-        twin = TWINS[begin.trainer.kind](begin.trainer, memory_format=form, fused=True, device=device.torch, **options)
+        twin = TWINS[begin.trainer.kind](begin.trainer, **how, **options)
         twin.feed(None)
         return twin
 

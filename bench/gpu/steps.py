@@ -26,7 +26,7 @@ SAMPLES = (
     *(("gpt", "demo", 1), ("gpt", "demo", 32), ("gpt", "small", 1), ("gpt", "small", 32)),
 )
 DRY_STEPS = tuple((kind, "demo", 4) for kind in small.SMALL)
-TRAINED_IN = [p for p in PRECISIONS if p.dtype == "float32"]  # trainers have no other dtype
+SAMPLED_IN = [p for p in PRECISIONS if p.dtype == "float32"]  # trainers train in float16, and sample in float32
 LIMIT = 240  # seconds for one question: torch.compile has to compile twice
 KEYS = ("task", "model", "preset", "batch", "precision")
 
@@ -36,12 +36,10 @@ KEYS = ("task", "model", "preset", "batch", "precision")
 def jobs(device) -> list:
     """All rows to be, the quickest contenders first: when time runs out, the most telling ones are there."""
     steps, samples = (DRY_STEPS, DRY_STEPS[:3]) if device.dry else (STEPS, SAMPLES)
-    precisions = TRAINED_IN[:1] if device.dry else TRAINED_IN  # without a device both are the same
-    tasks = [("step", *job, sides.contenders(job[0])) for job in steps]
-    tasks += [("sample", *job, sampling.CONTENDERS) for job in samples]
-    found = [
-        {**dict(zip(KEYS, (*task, p.name))), "who": who} for p in precisions for *task, names in tasks for who in names
-    ]
+    precisions = [p for p in PRECISIONS if not (device.dry and p.tf32)]  # without a device that is float32
+    tasks = [("step", *job, p.name, sides.contenders(job[0])) for p in precisions for job in steps]
+    tasks += [("sample", *job, p.name, sampling.CONTENDERS) for p in precisions if p in SAMPLED_IN for job in samples]
+    found = [{**dict(zip(KEYS, task)), "who": who} for *task, names in tasks for who in names]
     if device.dry:  # one model's compiling shows as much as four's
         found = [job for job in found if job["who"] not in sides.MODES or job["model"] == "gan"]
     order = sides.contenders("gan")
@@ -109,7 +107,7 @@ def answer_step(device, question) -> dict:
 def _side(device, question) -> tuple:
     """(the contender, how many things a call of it makes in turn)"""
     batch, precision = question["batch"], next(p for p in PRECISIONS if p.name == question["precision"])
-    device.set_torch(precision)
+    device.set_torch(precision._replace(tf32=precision.name != "float32"))  # what float16 leaves over, as ours does
     if question["task"] == "step":
         begin = sides.start(question["model"], question["preset"], batch, device.dry)
         return sides.make(device, question["who"], begin, precision), 1

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 BOTH, BACKWARD = "forward and backward", "backward"
 HALF, SINGLE = ("float16",), ("float32",)
-STEPPED = ("float32", "tf32")
+STEPPED = ("float32", "tf32", "float16")
 HEADS_64 = ("attention/*x64", "attention/*x64-causal", "attention/gpt-paper")
 HEADS_128 = ("attention/*x128", "attention/*x128-causal")
 CONVOLUTIONS = ("conv2d/*", "conv_transpose2d/*")

@@ -1,5 +1,6 @@
 """What all twins share: weights from a trainer of ours, dropout that can be fed masks, optimisers, schedules."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -47,7 +48,9 @@ class Twin:
     """One training step of a model in PyTorch. Subclasses say what the modules are and what a step does.
 
     On a GPU ("cuda") weights, moments and draws lie there. `capturable` keeps the learning rate and the count of steps
-    there too, as a step in a CUDA graph wants it; train_step then reads nothing that the host has to change.
+    there too, as a step in a CUDA graph wants it; train_step then reads nothing that the host has to change. `scale`:
+    what torch.amp.GradScaler begins with, and then forward passes and losses are torch.autocast's in float16; None:
+    neither. One scaler serves all losses, as PyTorch's documentation has it.
     """
 
     METRICS: tuple
@@ -62,9 +65,11 @@ class Twin:
         fused=False,
         device="cpu",
         capturable=False,
+        scale=None,
     ):
         self.config, self.dtype, self.device = trainer.config, dtype, device
         self.adam = {"fused": fused, "capturable": capturable}
+        self.scaler = torch.amp.GradScaler(device, init_scale=scale or 1.0, enabled=scale is not None)
         self.model = self.build(trainer)
         self.load(trainer.model.state_dict())
         self.model.to(device, dtype)
@@ -85,6 +90,22 @@ class Twin:
     def rate(self, lr):
         """A learning rate as the optimisers take it: on the device where steps are captured."""
         return torch.tensor(lr, device=self.device) if self.adam["capturable"] else lr
+
+    def autocast(self):
+        """Around a forward pass and its loss: float16 where there is a scale, else what was there before."""
+        return torch.autocast(self.device, torch.float16) if self.scaler.is_enabled() else contextlib.nullcontext()
+
+    def backward(self, name, loss):
+        """New gradients, scaled if there is a scale, of what this optimiser moves."""
+        self.optimizers[name].zero_grad()
+        self.scaler.scale(loss).backward()
+
+    def descend(self, name, loss):
+        """A step of this optimiser; the loss. A fused one divides by the scale itself, or stays where it is after an
+        overflow, without the host's knowing: so this can be captured, when a few steps have been taken before."""
+        self.backward(name, loss)
+        self.scaler.step(self.optimizers[name])
+        return loss.detach()
 
     def train_step(self, *batch) -> tuple:
         """Forward, backward and optimiser steps; the losses, one per METRICS."""

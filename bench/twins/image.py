@@ -86,11 +86,16 @@ class GANTwin(Twin):
         return optimizers, {k: schedule(o, cosine(c.lr, c.steps, floor=c.floor)) for k, o in optimizers.items()}
 
     def train_step(self, real):
-        fake = self.generate(len(real))
-        d_loss = self._step("discriminator", self.d_loss(real, fake.detach()))
+        with self.autocast():
+            fake = self.generate(len(real))
+            d_loss = self.d_loss(real, fake.detach())
+        d_loss = self.descend("discriminator", d_loss)
         self.model.discriminator.requires_grad_(False)
-        g_loss = self._step("generator", self.g_loss(real, fake))
+        with self.autocast():
+            g_loss = self.g_loss(real, fake)
+        g_loss = self.descend("generator", g_loss)
         self.model.discriminator.requires_grad_(True)
+        self.scaler.update()
         return d_loss, g_loss
 
     def generate(self, n):
@@ -117,12 +122,6 @@ class GANTwin(Twin):
             wanted = d.features(real).mean(0)
             loss = loss + self.config.feature_matching * F.mse_loss(features.mean(0), wanted)
         return loss
-
-    def _step(self, name, loss):
-        self.optimizers[name].zero_grad()
-        loss.backward()
-        self.optimizers[name].step()
-        return loss.detach()
 
 
 class Encoder(nn.Module):
@@ -179,10 +178,10 @@ class VAETwin(Twin):
         return {"vae": optimizer}, {"vae": schedule(optimizer, cosine(c.lr, c.steps))}
 
     def train_step(self, x):
-        losses = self.losses(x)
-        self.optimizers["vae"].zero_grad()
-        losses[0].backward()
-        self.optimizers["vae"].step()
+        with self.autocast():
+            losses = self.losses(x)
+        self.descend("vae", losses[0])
+        self.scaler.update()
         return tuple(loss.detach() for loss in losses)
 
     def images(self, z):

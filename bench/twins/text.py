@@ -143,11 +143,13 @@ class TokenTwin(Twin):
         return {"all": optimizer}, {"all": schedule(optimizer, self.learning_rate())}
 
     def train_step(self, *batch):
-        loss = self.loss(*batch)
-        self.optimizers["all"].zero_grad()
-        loss.backward()
+        with self.autocast():
+            loss = self.loss(*batch)
+        self.backward("all", loss)
+        self.scaler.unscale_(self.optimizers["all"])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizers["all"].step()
+        self.scaler.step(self.optimizers["all"])
+        self.scaler.update()
         return loss.detach(), norm
 
     def loss(self, *batch):

@@ -3,7 +3,7 @@ embedding."""
 
 import numpy as np
 
-from core.arrays import array_module, total, unbroadcast
+from core.arrays import array_module, is_cupy, total, unbroadcast
 from core.op import Op
 
 # --- moves: the gradient is the reverse move ----------------------------------------
@@ -191,14 +191,22 @@ def _embedding(ids, w):
 
 
 def _embedding_backward(saved, dy, needs):
-    """Rows that were used several times add up: sort the ids, then sum each run (no scatter, no atomics)."""
+    """Rows that were used several times add up in float64: sort the ids, then sum each run.
+
+    CuPy would take differences of a running sum for that, and one nan would reach every row that follows: there each
+    row is added where it belongs, in an order that is not fixed."""
     (ids, shape), xp = saved, array_module(dy)
+    flat = ids.reshape(-1)
+    rows = dy.reshape(flat.size, shape[1])
+    if is_cupy(dy):
+        dw = xp.zeros(shape, xp.float64)
+        xp.add.at(dw, flat, rows)
+        return None, dw.astype(dy.dtype)
     dw = xp.zeros(shape, dy.dtype)
-    if ids.size:
-        flat = ids.reshape(-1)
+    if flat.size:
         order = xp.argsort(flat, kind="stable")
         used, starts = xp.unique(flat[order], return_index=True)
-        dw[used] = xp.add.reduceat(dy.reshape(flat.size, shape[1])[order], starts, axis=0, dtype=xp.float64)
+        dw[used] = xp.add.reduceat(rows[order], starts, axis=0, dtype=xp.float64)
     return None, dw
 
 

@@ -9,7 +9,9 @@ from tests.cases.inputs import Case, F, coin, normal, value
 INF = float("inf")
 
 
-def attention(name, q=(2, 2, 4, 3), k=None, width=None, mask=None, bias=None, scale_of_q=1.0, smooth=True, **options):
+def attention(
+    name, q=(2, 2, 4, 3), k=None, width=None, mask=None, bias=None, scale_of_q=1.0, smooth=True, maker=normal, **options
+):
     """One setting of attention. `mask` and `bias` are makers; k is (B, h, Tk, d), like q unless given."""
     k = k or q
     shapes = q, k, (*k[:3], width or k[3])
@@ -24,7 +26,7 @@ def attention(name, q=(2, 2, 4, 3), k=None, width=None, mask=None, bias=None, sc
 
     def theirs(q, k, v, *rest):
         m, b = unpack(rest)
-        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
+        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
         if options.get("causal"):
             allowed = allowed.tril(options.get("causal_offset", 0))
         allowed = allowed if m is None else allowed & m
@@ -33,7 +35,7 @@ def attention(name, q=(2, 2, 4, 3), k=None, width=None, mask=None, bias=None, sc
             allowed = torch.where(allowed, b, torch.full_like(b, -INF))
         return TF.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=options.get("scale"))
 
-    make = [normal(*shapes[0], scale=scale_of_q), *(normal(*s) for s in shapes[1:])]
+    make = [maker(*shapes[0], scale=scale_of_q), *(maker(*s) for s in shapes[1:])]
     make += [m for m in (mask, bias) if m]
     return Case(f"attention/{name}", ours, theirs, tuple(make), smooth=smooth, options=options)
 

@@ -53,7 +53,7 @@ def _flat(logits, target, reduction, z_loss=0.0, **options):
     return losses.reshape(target.shape) if reduction == "none" else losses
 
 
-def classes(name, logits, target, reduction="mean", smooth=True, width=3, scale=1.0, **options):
+def classes(name, logits, target, reduction="mean", smooth=True, width=3, scale=1.0, maker=normal, **options):
     """The same setting for cross_entropy on logits, and for linear_cross_entropy whose logits are x @ w.T, x of
     `width`; `scale` is the logits' size, roughly."""
     options["reduction"] = reduction
@@ -64,7 +64,7 @@ def classes(name, logits, target, reduction="mean", smooth=True, width=3, scale=
         f"cross_entropy/{name}",
         lambda z, t: F.cross_entropy(z, t, **options),
         lambda z, t: _flat(z, t, reduction, **torchs),
-        (normal(*logits, scale=scale), make),
+        (maker(*logits, scale=scale), make),
         smooth=smooth,
     )
     yield Case(
