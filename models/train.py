@@ -23,7 +23,7 @@ from models.runs import Run, RunError, describe_device, note, versions
 # Commands report these in one line.
 ERRORS = (ValueError, LookupError, TypeError, OSError, RuntimeError, MemoryError, ArithmeticError)
 STOPS = (signal.SIGINT, signal.SIGTERM)  # from a keyboard, from a scheduler
-SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
+SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5, "diffusion": 100}  # shown at each checkpoint
 
 
 def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = False):
