@@ -15,6 +15,7 @@ import numpy as np
 import core.functional as F
 from core import check, random
 from core.arrays import as_array
+from core.functional.norm import GROUP_NORM_ACTS
 from core.reference.pointwise import ACTIVATIONS
 from core.tensor import Tensor
 
@@ -229,6 +230,22 @@ class LayerNorm(Module):
         """(layer_norm(r), r) with r = residual + dropout(x), in one operation."""
         p = dropout_p if self.training else 0.0
         return F.add_layer_norm(x, residual, self.weight, self.bias, eps=self.eps, dropout_p=p)
+
+
+class GroupNorm(Module):
+    """Group norm over pixels and the channels of a group, then `act`: options as F.group_norm's."""
+
+    def __init__(self, num_groups, num_channels, eps=1e-5, act=None):
+        _counts(self, num_groups=num_groups, num_channels=num_channels)
+        if num_channels % num_groups:
+            check.fail("GroupNorm", "num_groups", num_groups, f"a divisor of num_channels = {num_channels}")
+        check.number("GroupNorm", "eps", eps, 0)
+        check.one_of("GroupNorm", "act", act, GROUP_NORM_ACTS)
+        self.weight, self.bias = ones(num_channels), zeros(num_channels)
+        self.num_groups, self.eps, self.act = num_groups, eps, act
+
+    def forward(self, x):
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, act=self.act)
 
 
 class Embedding(Module):

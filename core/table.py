@@ -12,7 +12,19 @@ import numpy as np
 
 from core import arrays
 from core.op import Op
-from core.reference import adversarial, attention, conv, losses, matmul, norm, optim, pointwise, random, shape
+from core.reference import (
+    adversarial,
+    attention,
+    conv,
+    losses,
+    matmul,
+    norm,
+    optim,
+    pointwise,
+    random,
+    shape,
+    sinusoids,
+)
 
 
 def _named(place: str):
@@ -140,9 +152,12 @@ TABLE: dict[str, Row] = dict([
     _row("attention", attention.attention, ("attention", _heads), ("attention", _heads), half=HALF),
     _row("layer_norm", norm.layer_norm, "norm", "norm", result="first", half=FULL),
     _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first", half=FULL),
+    _row("group_norm", norm.group_norm, "none is written", "none is written", result="first", half=FULL),
     _row("batch_norm", norm.batch_norm, ("norm", _comparing), "norm", result="first", wide=(1, 2)),
     _row("batch_norm_eval", norm.batch_norm_eval, ("norm", _comparing), "norm", result="first"),
     _row("embedding", shape.embedding, "embedding", "embedding"),
+    _row("upsample_nearest", shape.upsample_nearest, "none is written", "none is written"),
+    _row("timestep_embedding", sinusoids.timestep_embedding, TINY, "none is written"),
     _row("dropout", random.dropout, "random", "random"),
     _row("softmax", losses.softmax, "losses", "softmax", half=FULL),
     _row("log_softmax", losses.log_softmax, "losses", "softmax", half=FULL),

@@ -21,7 +21,7 @@ from core.functional.losses import (
     reparameterize,
     softmax,
 )
-from core.functional.norm import add_layer_norm, batch_norm, dropout, layer_norm
+from core.functional.norm import add_layer_norm, batch_norm, dropout, group_norm, layer_norm
 from core.functional.pointwise import (
     abs,
     clip,
@@ -39,7 +39,16 @@ from core.functional.pointwise import (
     tanh,
     where,
 )
-from core.functional.shape import broadcast_to, concatenate, embedding, linear, matmul, split
+from core.functional.shape import (
+    broadcast_to,
+    concatenate,
+    embedding,
+    linear,
+    matmul,
+    split,
+    timestep_embedding,
+    upsample_nearest,
+)
 
 __all__ = [
     "abs",
@@ -61,6 +70,7 @@ __all__ = [
     "gaussian_kl",
     "gelu",
     "generator_loss",
+    "group_norm",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -79,5 +89,7 @@ __all__ = [
     "split",
     "sqrt",
     "tanh",
+    "timestep_embedding",
+    "upsample_nearest",
     "where",
 ]

@@ -8,6 +8,8 @@ from core.dispatch import run_
 from core.functional.arguments import activation, dropout_of, optional, tensor
 from core.tensor import apply
 
+GROUP_NORM_ACTS = (None, "silu")
+
 
 def layer_norm(x, w, b, *, eps=1e-5):
     """Normalise over the last axis (Ba et al. 2016): x (..., D), w and b (D,) or None -> (..., D)."""
@@ -27,6 +29,20 @@ def add_layer_norm(x, residual, w, b, *, eps=1e-5, dropout_p=0.0, mask=None):
     check.matches(op, "residual", residual.shape, x.shape)
     mask, step, key = dropout_of(op, x, dropout_p, mask)
     return apply(op, x, residual, w, b, mask, step, eps=eps, dropout_p=dropout_p, **key)
+
+
+def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, act=None):
+    """act(normalised x) over each image's pixels and the channels of a group (Wu & He 2018): x (N, ..., C), weight and
+    bias (C,) or None; num_groups divides C; act is None or "silu"."""
+    op = "group_norm"
+    x, weight, bias = _norm_arguments(op, x, weight, bias, eps, ("weight", "bias"))
+    if x.ndim < 2:
+        check.fail(op, "x", f"of shape {x.shape}", "(N, ..., C)")
+    check.count(op, "num_groups", num_groups)
+    if x.shape[-1] % num_groups:
+        check.fail(op, "num_groups", num_groups, f"a divisor of x's {x.shape[-1]} channels")
+    check.one_of(op, "act", act, GROUP_NORM_ACTS)
+    return apply(op, x, weight, bias, num_groups=int(num_groups), eps=eps, act=act)
 
 
 def batch_norm(

@@ -1,4 +1,4 @@
-"""Joining, cutting, repeating and looking up; matrix products."""
+"""Joining, cutting, repeating, enlarging and looking up; matrix products."""
 
 from core import check
 from core.functional.arguments import activation, bias_of, optional, tensor
@@ -27,6 +27,15 @@ def broadcast_to(x, shape):
     return apply("broadcast_to", x, shape=check.sizes("broadcast_to", "shape", shape))
 
 
+def upsample_nearest(x, scale=2):
+    """Each pixel as a block of `scale` equal ones: x (N, H, W, C) -> (N, scale H, scale W, C); an integer or a pair."""
+    op = "upsample_nearest"
+    x = tensor(op, "x", x)
+    check.floating(op, x=x.data)
+    check.shaped(op, "x", x, 4, "(N, H, W, C)")
+    return apply(op, x, scale=check.pair(op, "scale", scale, 1))
+
+
 def matmul(x, y):
     """Matrix product with NumPy's rules for vectors and batches."""
     return apply("matmul", x, y)
@@ -51,3 +60,17 @@ def embedding(ids, w):
     check.floating("embedding", w=w.data)
     check.ids("embedding", "ids", ids.data, w.shape[0])
     return apply("embedding", ids, w)
+
+
+def timestep_embedding(t, dim, *, max_period=10000.0):
+    """Cosines, then sines of t at dim / 2 wavelengths from 2 pi to 2 pi max_period: t (N,) numbers -> (N, dim)."""
+    op = "timestep_embedding"
+    t = tensor(op, "t", t)
+    if t.dtype == bool:
+        check.fail(op, "t", "boolean", "integer or floating", TypeError)
+    check.shaped(op, "t", t, 1, "(N,)")
+    check.count(op, "dim", dim, 2)
+    if dim % 2:
+        check.fail(op, "dim", dim, "even: half are cosines, half sines")
+    check.number(op, "max_period", max_period, 1)
+    return apply(op, t, dim=int(dim), max_period=float(max_period))

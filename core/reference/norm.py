@@ -1,6 +1,7 @@
-"""Normalisation: layer norm (Ba et al. 2016) over the last axis, batch norm (Ioffe & Szegedy 2015) over all others.
+"""Normalisation: layer norm (Ba et al. 2016) over the last axis, batch norm (Ioffe & Szegedy 2015) over all others,
+group norm (Wu & He 2018) over all but the first and the channels of one group.
 
-With x^ = (x - mean) / sqrt(var + eps) and y = x^ w + b, both have the same input gradient, the means being taken over
+With x^ = (x - mean) / sqrt(var + eps) and y = x^ w + b, all have the same input gradient, the means being taken over
 the axes that were normalised:
 
     g = dy w;   dx = rstd (g - mean(g) - x^ mean(g x^))
@@ -8,6 +9,8 @@ the axes that were normalised:
 In batch norm w is the same for all that is averaged, so that mean(g) = w db / n and mean(g x^) = w dw / n.
 The variance always comes from centred values, never from E[x^2] - E[x]^2, which cancels.
 """
+
+import math
 
 from core.arrays import array_module, total
 from core.op import Op
@@ -92,6 +95,32 @@ def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
     return dx, dr, dw, db, None, None
 
 
+# --- group norm ----------------------------------------
+
+
+def _grouped(x, groups):
+    """x (N, ..., C) as (N, P, G, C / G), P pixels."""
+    channels = x.shape[-1]
+    return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, channels // groups)
+
+
+def _group_norm(x, w, b, *, num_groups, eps, act):
+    """Normalise each image and group of channels over pixels and channels, then activate."""
+    xhat, _, _, rstd = _normalise(_grouped(x, num_groups), (1, 3), eps)
+    xhat = xhat.reshape(x.shape)
+    y, activated = activate(act, _affine(xhat, w, b))
+    return y, (xhat, rstd, w, activated)
+
+
+def _group_norm_backward(saved, dy, needs, *, num_groups, eps, act):
+    xhat, rstd, w, activated = saved
+    g, dw, db = _affine_backward(xhat, w, activate_backward(act, activated, dy), needs[1:])
+    dx = None
+    if needs[0]:
+        dx = _normalise_backward(_grouped(g, num_groups), _grouped(xhat, num_groups), rstd, (1, 3)).reshape(dy.shape)
+    return dx, dw, db
+
+
 # --- batch norm ----------------------------------------
 
 
@@ -142,5 +171,6 @@ def running_stats_(running_mean, running_var, mean, var, *, momentum, count):
 
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward)
 add_layer_norm = Op("add_layer_norm", _add_layer_norm, _add_layer_norm_backward)
+group_norm = Op("group_norm", _group_norm, _group_norm_backward)
 batch_norm = Op("batch_norm", _batch_norm, _batch_norm_backward)
 batch_norm_eval = Op("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_backward)

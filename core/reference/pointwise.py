@@ -210,14 +210,14 @@ OPS["gelu"] = Op("gelu", _gelu_forward, _gelu_backward)
 ACTIVATIONS = (None, "relu", "leaky_relu", "gelu", "gelu_tanh", "tanh")
 
 
-def activate(act, x, negative_slope):
-    """(act(x), saved), as the last step of linear, conv2d, conv_transpose2d and batch_norm."""
+def activate(act, x, negative_slope=0.01):
+    """(act(x), saved), as the last step of linear, conv2d, conv_transpose2d and the norms."""
     if act is None:
         return x, ()
     return OPS[act].forward(x, **_slope(act, negative_slope))
 
 
-def activate_backward(act, saved, dy, negative_slope):
+def activate_backward(act, saved, dy, negative_slope=0.01):
     return dy if act is None else OPS[act].backward(saved, dy, (True,), **_slope(act, negative_slope))[0]
 
 

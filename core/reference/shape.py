@@ -1,4 +1,5 @@
-"""Operations that move or add up numbers: reshape, transpose, indexing, joining, splitting, reductions, embedding."""
+"""Operations that move or add up numbers: reshape, transpose, indexing, joining, splitting, reductions, enlarging,
+embedding."""
 
 import numpy as np
 
@@ -163,6 +164,24 @@ REDUCTIONS = {
     "max": _extreme("max"),
     "min": _extreme("min"),
 }
+
+# --- enlarging an image: each pixel becomes a block of equal ones ----------------------------------------
+
+
+def _upsample_nearest(x, *, scale):
+    n, height, width, channels = x.shape
+    y = array_module(x).empty((n, height, scale[0], width, scale[1], channels), x.dtype)
+    y[...] = x[:, :, None, :, None]
+    return y.reshape(n, height * scale[0], width * scale[1], channels), ()
+
+
+def _upsample_nearest_backward(saved, dy, needs, *, scale):
+    n, height, width, channels = dy.shape
+    blocks = dy.reshape(n, height // scale[0], scale[0], width // scale[1], scale[1], channels)
+    return (total(blocks, (2, 4)),)
+
+
+upsample_nearest = Op("upsample_nearest", _upsample_nearest, _upsample_nearest_backward)
 
 # --- embedding: rows of a table ----------------------------------------
 
