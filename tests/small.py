@@ -11,9 +11,9 @@ from models.data import Images, Pairs, Text, load_images, load_pairs, load_text
 SMALL = {
     "gan": {"channels": 4, "dropout": 0.3, "batch": 8, "steps": 40},
     "vae": {"batch": 4, "steps": 40},
-    "diffusion": {"channels": 16, "timesteps": 50, "batch": 4, "steps": 40, "warmup": 2, "sampler_steps": 2},
     "gpt": {"layers": 2, "d_model": 16, "heads": 2, "context": 12, "batch": 4, "steps": 40, "dropout": 0.1},
     "seq2seq": {"vocab": 320, "layers": 1, "d_model": 16, "heads": 2, "length": 60, "batch": 4, "steps": 40},
+    "diffusion": {"channels": 16, "timesteps": 50, "batch": 4, "steps": 40, "warmup": 2, "sampler_steps": 2},
 }
 
 _loaded: dict = {}

@@ -36,7 +36,7 @@ MODES = {
     "torch.compile reduce-overhead": "reduce-overhead",
     "torch.compile max-autotune": "max-autotune",
 }
-IMAGES = ("gan", "vae")
+IMAGES = ("gan", "vae", "diffusion")
 BATCHES = 4  # different ones that the timed steps take in turn
 SEED = 1
 WARM = 5  # steps before a capture, and before the timed ones: reduce-overhead captures in the second or third
