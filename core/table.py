@@ -105,11 +105,15 @@ def _kept(inputs, attrs):
     return _floating(inputs, attrs)
 
 
+def _filled(inputs, attrs):
+    return _floating(inputs, attrs) if inputs[0].size else "there is nothing to normalise"
+
+
 def _comparing(inputs, attrs):
     act = attrs.get("act")
-    if not inputs[0].size:
-        return "there is nothing to normalise"
-    return None if act in (None, "relu", "leaky_relu") else f"act is {act}, the kernel takes relu and leaky_relu"
+    if act not in (None, "relu", "leaky_relu"):
+        return f"act is {act}, the kernel takes relu and leaky_relu"
+    return _filled(inputs, attrs)
 
 
 # --- rows ----------------------------------------
@@ -152,11 +156,11 @@ TABLE: dict[str, Row] = dict([
     _row("attention", attention.attention, ("attention", _heads), ("attention", _heads), half=HALF),
     _row("layer_norm", norm.layer_norm, "norm", "norm", result="first", half=FULL),
     _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first", half=FULL),
-    _row("group_norm", norm.group_norm, "none is written", "none is written", result="first", half=FULL),
+    _row("group_norm", norm.group_norm, ("group_norm", _filled), "none is written", result="first", half=FULL),
     _row("batch_norm", norm.batch_norm, ("norm", _comparing), "norm", result="first", wide=(1, 2)),
     _row("batch_norm_eval", norm.batch_norm_eval, ("norm", _comparing), "norm", result="first"),
     _row("embedding", shape.embedding, "embedding", "embedding"),
-    _row("upsample_nearest", shape.upsample_nearest, "none is written", "none is written"),
+    _row("upsample_nearest", shape.upsample_nearest, "upsample", "none is written"),
     _row("timestep_embedding", sinusoids.timestep_embedding, TINY, "none is written"),
     _row("dropout", random.dropout, "random", "random"),
     _row("softmax", losses.softmax, "losses", "softmax", half=FULL),

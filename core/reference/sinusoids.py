@@ -29,7 +29,8 @@ def _timestep_embedding(t, *, dim, max_period):
 
 
 def _timestep_embedding_backward(saved, dy, needs, *, dim, max_period):
-    frequencies, cos, sin = _waves(*saved, dim, max_period)
+    (t,) = saved
+    frequencies, cos, sin = _waves(t, dim, max_period)
     slopes = frequencies * (dy[:, dim // 2 :] * cos - dy[:, : dim // 2] * sin)
     return (slopes.sum(1).astype(dy.dtype),)
 
