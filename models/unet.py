@@ -19,7 +19,7 @@ N batch, C channels, E = 4 C the width of the vector. # next: models/diffusion.p
 import core.functional as F
 from core import check, nn
 
-GROUPS = 8  # of channels, in each group norm
+GROUP = 4  # channels that are normalised together
 CLASSES = 10
 NO_CLASS = CLASSES  # the label of an image whose class is not told
 
@@ -28,10 +28,10 @@ class ResBlock(nn.Module):
     """x (N, H, W, c_in), vector (N, E) -> (N, H, W, c_out): x, or a 1x1 convolution of it, and two convolutions."""
 
     def __init__(self, c_in, c_out, width, dropout):
-        self.norm1 = nn.GroupNorm(GROUPS, c_in, act="silu")
+        self.norm1 = nn.GroupNorm(c_in // GROUP, c_in, act="silu")
         self.conv1 = nn.Conv2d(c_in, c_out, 3, bias=False, padding=1)  # what `told` adds has a bias
         self.told = nn.Linear(width, c_out)
-        self.norm2 = nn.GroupNorm(GROUPS, c_out, act="silu")
+        self.norm2 = nn.GroupNorm(c_out // GROUP, c_out, act="silu")
         self.drop = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = None if c_in == c_out else nn.Conv2d(c_in, c_out, 1, bias=False)
@@ -47,7 +47,7 @@ class Attention(nn.Module):
     """x (N, H, W, C), and what its pixels gather from each other."""
 
     def __init__(self, channels, heads):
-        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.norm = nn.GroupNorm(channels // GROUP, channels)
         self.attn = nn.MultiHeadAttention(channels, heads)
 
     def forward(self, x):
@@ -59,8 +59,8 @@ class UNet(nn.Module):
     """Noisy images (N, 28, 28, 1), times (N,) and labels (N,) from 0 to NO_CLASS -> (N, 28, 28, 1)."""
 
     def __init__(self, channels, heads, dropout):
-        if channels % GROUPS:
-            check.fail("UNet", "channels", channels, f"a multiple of {GROUPS}")
+        if channels % GROUP:
+            check.fail("UNet", "channels", channels, f"a multiple of {GROUP}")
         c, width = channels, 4 * channels
         self.channels = c
         block = lambda c_in, c_out: ResBlock(c_in, c_out, width, dropout)
@@ -72,7 +72,7 @@ class UNet(nn.Module):
         self.block7, self.attention, self.block7_up = block(2 * c, 2 * c), Attention(2 * c, heads), block(2 * c, 2 * c)
         self.up14, self.block14_up = nn.ConvTranspose2d(2 * c, 2 * c, 4, stride=2, padding=1), block(4 * c, 2 * c)
         self.up28, self.block28_up = nn.ConvTranspose2d(2 * c, c, 4, stride=2, padding=1), block(2 * c, c)
-        self.norm_out = nn.GroupNorm(GROUPS, c, act="silu")
+        self.norm_out = nn.GroupNorm(c // GROUP, c, act="silu")
         self.conv_out = nn.Conv2d(c, 1, 3, padding=1)
 
     def vector(self, t, labels):

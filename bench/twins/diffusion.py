@@ -10,16 +10,16 @@ from torch import nn
 from bench.twins import text
 from bench.twins.base import Dropout, Twin, cosine, host, schedule
 
-GROUPS, NO_CLASS = 8, 10
+GROUP, NO_CLASS = 4, 10
 
 
 class ResBlock(nn.Module):
     def __init__(self, c_in, c_out, width, dropout):
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, c_in)
+        self.norm1 = nn.GroupNorm(c_in // GROUP, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
         self.told = nn.Linear(width, c_out)
-        self.norm2, self.drop = nn.GroupNorm(GROUPS, c_out), Dropout(dropout)
+        self.norm2, self.drop = nn.GroupNorm(c_out // GROUP, c_out), Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1, bias=False)
 
@@ -31,7 +31,7 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     def __init__(self, channels, heads):
         super().__init__()
-        self.norm, self.attn = nn.GroupNorm(GROUPS, channels), text.Attention(channels, heads)
+        self.norm, self.attn = nn.GroupNorm(channels // GROUP, channels), text.Attention(channels, heads)
 
     def forward(self, x):
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (N, H W, C)
@@ -53,7 +53,7 @@ class UNet(nn.Module):
         self.attention = Attention(2 * c, config.heads)
         self.up14, self.block14_up = nn.ConvTranspose2d(2 * c, 2 * c, 4, stride=2, padding=1), block(4 * c, 2 * c)
         self.up28, self.block28_up = nn.ConvTranspose2d(2 * c, c, 4, stride=2, padding=1), block(2 * c, c)
-        self.norm_out = nn.GroupNorm(GROUPS, c)
+        self.norm_out = nn.GroupNorm(c // GROUP, c)
 
     def waves(self, t):
         """Cosines, then sines, of t (N,): (N, C)."""
