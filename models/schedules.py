@@ -8,6 +8,8 @@ A step back goes from time t to any earlier time s, not only to t - 1: what is b
 # next: models/diffusion.py, which trains a network to predict
 """
 
+import itertools
+
 import numpy as np
 
 from core import check
@@ -57,7 +59,7 @@ class Schedule:
         """(from, to) of each of `steps` steps back from T to 0, all about as long."""
         check.count("Schedule", "steps", steps, 1, self.timesteps)
         t = np.linspace(self.timesteps, 0, steps + 1).round().astype(int).tolist()
-        return list(zip(t[:-1], t[1:]))
+        return list(itertools.pairwise(t))
 
     def ddim(self, x, x0, t: int, s: int, eta: float = 0.0, noise=None):
         """x at time s from x at time t and what x_0 is held to be (Song et al. 2021, equations 12 and 16).

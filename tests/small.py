@@ -14,8 +14,13 @@ SMALL = {
     "gpt": {"layers": 2, "d_model": 16, "heads": 2, "context": 12, "batch": 4, "steps": 40, "dropout": 0.1},
     "seq2seq": {"vocab": 320, "layers": 1, "d_model": 16, "heads": 2, "length": 60, "batch": 4, "steps": 40},
     "diffusion": {
-        **{"channels": 8, "heads": 2, "timesteps": 50, "sampler_steps": 2},
-        **{"batch": 4, "steps": 40, "warmup": 2},
+        "channels": 8,
+        "heads": 2,
+        "timesteps": 50,
+        "sampler_steps": 2,
+        "batch": 4,
+        "steps": 40,
+        "warmup": 2,
     },
 }
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import core.functional as F
-from core import Generator, Tensor, no_grad
+from core import Generator, no_grad
 from models.__main__ import main
 from models.diffusion import Diffusion, DiffusionConfig
 from models.runs import Run
@@ -38,7 +38,7 @@ def test_shapes_and_size():
 
 
 def test_a_transposed_convolution_does_what_nearest_neighbour_and_a_convolution_do(rng):
-    """4x4 taps with stride 2 that are sums of the 3x3: what going up could learn contains what it is usually made of."""
+    """4x4 taps with stride 2 that are sums of the 3x3: going up can learn what it is usually made of."""
     x, w = rng.standard_normal((2, 5, 5, 3)), rng.standard_normal((3, 3, 3, 4))
     taps = np.zeros((4, 4, 4, 3))
     for i in range(3):
@@ -219,7 +219,9 @@ def test_sample_refuses_in_one_line(run, option, words, capsys):
     assert err.startswith("error: ") and words in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", [["--label", "1"], ["--guidance", "2"], ["--sampler", "ddim"], ["--sampler-steps", "5"]])
+@pytest.mark.parametrize(
+    "option", [["--label", "1"], ["--guidance", "2"], ["--sampler", "ddim"], ["--sampler-steps", "5"]]
+)
 def test_other_models_take_none_of_these(undisturbed, option, capsys):
     assert main(["sample", str(undisturbed), *option]) == 1
     err = capsys.readouterr().err

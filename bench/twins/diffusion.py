@@ -1,6 +1,7 @@
 """The diffusion model in PyTorch: the U-Net from torch.nn, and schedules, training step and sampling written anew."""
 
 import copy
+import itertools
 import math
 
 import torch
@@ -139,7 +140,7 @@ class DiffusionTwin(Twin):
         c, x = self.config, z
         labels = torch.arange(len(z), device=z.device) % 10
         times = torch.linspace(c.timesteps, 0, c.sampler_steps + 1).round().long()
-        for t, s in zip(times[:-1], times[1:]):
+        for t, s in itertools.pairwise(times):
             told, untold = (self.model.average(x, t.expand(len(x)), k) for k in (labels, labels * 0 + NO_CLASS))
             said = untold + c.guidance * (told - untold)
             a, n = self.signal[t], self.noise[t]

@@ -13,7 +13,7 @@ Plan        arrays of one role have addresses in a table (tensors, 1 + roles): l
             sums its squares, one program adds the sums in order and takes the root, then all scale. unscale: each
             counts what is not finite, one adds the counts and writes flag and scale, then all write 0 where the flag is
             0. A step whose flag `taken` is 0 stores nothing
-Cost        Adam 28 bytes a parameter (reads p, g, m, v; writes p, m, v), SGD 12 (20 with momentum), average and clip 12, unscale 8
+Cost        Adam 28 bytes a parameter (reads p, g, m, v; writes p, m, v), SGD, average, clip 12, unscale 8
 Precision   float32, bias corrections and the norm in float64: b^t by exp, in each program, costs nothing beside memory
 Versions    one launch for each tensor: 5 to 10 microseconds of the host for each. One flat buffer for all parameters:
             no table, but parameters would no longer be arrays of their own
