@@ -109,6 +109,13 @@ def _filled(inputs, attrs):
     return _floating(inputs, attrs) if inputs[0].size else "there is nothing to normalise"
 
 
+def _narrow(inputs, attrs):
+    width = inputs[0].shape[-1] // attrs.get("num_groups", 1)
+    return (
+        f"groups are {width} channels wide, the kernel takes 8192 at most" if width > 8192 else _floating(inputs, attrs)
+    )
+
+
 def _comparing(inputs, attrs):
     act = attrs.get("act")
     if act not in (None, "relu", "leaky_relu"):
@@ -156,12 +163,12 @@ TABLE: dict[str, Row] = dict([
     _row("attention", attention.attention, ("attention", _heads), ("attention", _heads), half=HALF),
     _row("layer_norm", norm.layer_norm, "norm", "norm", result="first", half=FULL),
     _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first", half=FULL),
-    _row("group_norm", norm.group_norm, ("group_norm", _filled), "none is written", result="first", half=FULL),
+    _row("group_norm", norm.group_norm, ("group_norm", _filled), ("group_norm", _narrow), result="first", half=FULL),
     _row("batch_norm", norm.batch_norm, ("norm", _comparing), "norm", result="first", wide=(1, 2)),
     _row("batch_norm_eval", norm.batch_norm_eval, ("norm", _comparing), "norm", result="first"),
     _row("embedding", shape.embedding, "embedding", "embedding"),
-    _row("upsample_nearest", shape.upsample_nearest, "upsample", "none is written"),
-    _row("timestep_embedding", sinusoids.timestep_embedding, TINY, "none is written"),
+    _row("upsample_nearest", shape.upsample_nearest, "upsample", "upsample"),
+    _row("timestep_embedding", sinusoids.timestep_embedding, TINY, ("sinusoids", _any)),
     _row("dropout", random.dropout, "random", "random"),
     _row("softmax", losses.softmax, "losses", "softmax", half=FULL),
     _row("log_softmax", losses.log_softmax, "losses", "softmax", half=FULL),

@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+import core.functional as F
 from core import Tensor, nn, random
 from core.arrays import array_module
 from core.dispatch import run_
@@ -112,6 +113,7 @@ def initialise(model: nn.Module, layers: int, std: float = 0.02):
 
 
 def sinusoids(length, d_model):
-    """Fixed positions (T, D): sines and cosines of wavelengths from 2 pi to 20,000 pi (Vaswani et al. 2017, 3.5)."""
-    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, d_model, 2) / d_model)  # (T, D / 2)
-    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, d_model).astype(np.float32)
+    """Fixed positions (T, D): sines and cosines of wavelengths from 2 pi to 20,000 pi, in turn (Vaswani et al. 2017,
+    3.5)."""
+    cos, sin = np.split(F.timestep_embedding(np.arange(length), d_model).data, 2, axis=1)  # (T, D / 2) each
+    return np.stack([sin, cos], axis=-1).reshape(length, d_model)

@@ -42,11 +42,19 @@ def _matmul(a):
     return np.matmul(*(np.ones(np.shape(a[n])) for n in "xy")).shape
 
 
+def _enlarged(a):
+    n, height, width, channels = np.shape(a["x"])
+    down, across = both(a["scale"])
+    return (n, down * height, across * width, channels)
+
+
 SHAPES = {
     **dict.fromkeys(RECIPES, lambda a: np.shape(a["x"])),
     **dict.fromkeys(("maximum", "minimum"), _broadcast("x", "y")),
     **dict.fromkeys(("discriminator_loss", "generator_loss"), lambda a: ()),
     "where": _broadcast("condition", "x", "y"),
+    "upsample_nearest": _enlarged,
+    "timestep_embedding": lambda a: (len(a["t"]), a["dim"]),
     "conv2d": _conv,
     "conv_transpose2d": _deconv,
     "matmul": _matmul,

@@ -27,6 +27,7 @@ SLOW = (  # left out by --quick: larger cousins of cases that loop as much
     ),
     *("linear_cross_entropy/many-rows", "cross_entropy/many-rows", "matmul/long-inner", "linear/many-rows"),
     *("sum/long", "mean/many-rows", "attention/head-width-80", "layer_norm/wide", "layer_norm/many-rows"),
+    "group_norm/many-pixels",
 )
 
 

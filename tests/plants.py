@@ -56,6 +56,24 @@ PLANTS = {
         "conv2d",
     ),
     "norm-bias-gradient-zero": op("norm.py", "db = total(dy, leading)", "db = 0 * total(dy, leading)", "layer_norm"),
+    "group-norm-gradient-by-channels": op(
+        "norm.py", "_grouped(xhat, num_groups), rstd, (1, 3))", "_grouped(xhat, num_groups), rstd, (1,))", "group_norm"
+    ),
+    "group-norm-activation-forgotten-in-backward": op(
+        "norm.py", "xhat, w, activate_backward(act, activated, dy), needs", "xhat, w, dy, needs", "group_norm"
+    ),
+    "cpu-group-norm-repeats-of-a-chunk-dropped": Plant(
+        "kernels/cpu/group_norm.py",
+        "    fold(sums, C)\n    for g",
+        "    for g",
+        "tests/test_cpu_kernels.py -k group_norm/",
+    ),
+    "upsampling-gradient-of-one-copy": op(
+        "shape.py", "total(blocks, (2, 4))", "blocks[:, :, 0, :, 0].copy()", "upsample_nearest"
+    ),
+    "timestep-sines-first": op(
+        "sinusoids.py", "concatenate([cos, sin]", "concatenate([sin, cos]", "timestep_embedding"
+    ),
     # off by one in the last block
     "conv-last-image-dropped": op(
         "conv.py",

@@ -14,6 +14,25 @@ def gpu(file, old, new, op, case=""):
 
 
 KERNELS = {
+    "gpu-group-norm-last-pixels-alone": gpu(
+        "group_norm.py", "dw_sum += dz * xhat", "dw_sum = dz * xhat", "group_norm", "past"
+    ),
+    "gpu-group-norm-neighbour-in-the-group": gpu(
+        "group_norm.py", "& (lane < WIDTH)[None, :]", "& (lane < BLOCK_W)[None, :]", "group_norm", "past"
+    ),
+    "gpu-group-norm-mean-of-a-rounded-width": gpu(
+        "group_norm.py",
+        "mean = tl.sum(tl.sum(total, 0), 1) / n",
+        "mean = tl.sum(tl.sum(total, 0), 1) / (P * BLOCK_W)",
+        "group_norm",
+        "past",
+    ),
+    "gpu-upsampling-last-place-dropped": gpu(
+        "upsample.py", "range(0, SH * SW)", "range(0, SH * SW - 1)", "upsample_nearest"
+    ),
+    "gpu-timestep-quarter-too-far": gpu(
+        "sinusoids.py", "quarter(rest, (turned - 1) & 3)", "quarter(rest, (turned + 1) & 3)", "timestep_embedding"
+    ),
     "gpu-z-loss-without-its-top": gpu(
         "losses.py", "z_loss * (top + rest) * (top + rest)", "z_loss * rest * rest", "cross_entropy", "z-loss"
     ),

@@ -24,7 +24,7 @@ FAMILIES = {
     "convolution": ("conv2d", "conv_transpose2d"),
     "attention": ("attention",),
     "matrix products": ("matmul", "linear"),
-    "normalisation": ("layer_norm", "add_layer_norm", "batch_norm", "batch_norm_eval"),
+    "normalisation": ("layer_norm", "add_layer_norm", "group_norm", "batch_norm", "batch_norm_eval"),
     "losses": (
         *("softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
         *("bce_with_logits", "gaussian_kl", "reparameterize", "elbo", "discriminator_loss", "generator_loss"),

@@ -29,7 +29,10 @@ RIVALS = "ours", "torch eager", "CUDA graph"
 LAST = {(kind, "torch eager, channels last") for kind in ("gan", "vae", "diffusion")}
 COMPILED = "torch.compile", "torch.compile reduce-overhead", "torch.compile max-autotune"
 NO_LIGER = "not run: liger_kernel is not installed"
-GROUPS = {**FAMILIES, "shape and sums": ("sum", "mean", "max", "min", "embedding")}
+GROUPS = {
+    **FAMILIES,
+    "shape and sums": ("sum", "mean", "max", "min", "embedding", "upsample_nearest", "timestep_embedding"),
+}
 
 
 def _interpret(operations, *options):

@@ -22,6 +22,9 @@ RAGGED = {
     "norm._layer_norm_forward": lambda a: a["D"] % a["BLOCK"],
     "norm._layer_norm_backward": lambda a: a["rows"] % a["ROWS"] and a["D"] % a["BLOCK"],
     "matmul._columns": lambda a: a["rows"] % a["BLOCK_M"],
+    **dict.fromkeys(
+        ("group_norm._group_norm_forward", "group_norm._group_norm_backward"), lambda a: a["P"] % a["BLOCK_P"]
+    ),
 }
 
 
@@ -49,6 +52,12 @@ def _pixels(a):
 def _weight_tiles(a):
     return -(-a["ROWS"].taps * a["COLS"].taps * a["A"] // a["BLOCK_A"])
 
+
+GROUPS = {  # of group norm, forward and backward
+    "groups side by side": (lambda a: a["GROUPS"], 3),
+    "ragged groups": (lambda a: int(a["GROUPS"] > 1 and a["G"] > a["GROUPS"] and a["G"] % a["GROUPS"] > 0), 1),
+    "ragged width": (lambda a: a["BLOCK_W"] - a["WIDTH"], 1),
+}
 
 # kernel -> {what some launch must reach: (a number computed from the launch's arguments, its least value)}
 DEMANDS = {
@@ -89,6 +98,8 @@ DEMANDS = {
         )
     },
     "norm._layer_norm_forward": {"programs": (_tiles("rows", "ROWS"), 3)},
+    "group_norm._group_norm_forward": GROUPS,
+    "group_norm._group_norm_backward": GROUPS,
     "batch_norm._join_strips": {"strips": (lambda a: a["strips"], 3)},
     "batch_norm._sum_parts": {"programs": (lambda a: a["programs"], 3)},
     "reductions._reduce": {

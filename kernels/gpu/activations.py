@@ -1,4 +1,4 @@
-"""The activations at the end of fused kernels (linear, conv2d, conv_transpose2d, batch_norm), and their slopes.
+"""The activations at the end of fused kernels (linear, conv2d, conv_transpose2d, the norms), and their slopes.
 
 `activate` is the value. `slope` is its derivative from what the forward pass keeps, as the reference keeps it: the
 result for relu and tanh, the input for the others (`KEEPS_INPUT`). kernels/gpu/pointwise.py uses the same functions.
@@ -64,6 +64,16 @@ def gelu_tanh_slope(x):
 
 
 @triton.jit
+def silu(x):
+    return x * sigmoid(x)
+
+
+@triton.jit
+def silu_slope(x):
+    return sigmoid(x) * (1.0 + x * sigmoid(-x))
+
+
+@triton.jit
 def activate(x, negative_slope, ACT: tl.constexpr):
     """act(x) of a float32 block; ACT is a name or None."""
     if ACT == "relu":
@@ -74,6 +84,8 @@ def activate(x, negative_slope, ACT: tl.constexpr):
         x = gelu(x)
     elif ACT == "gelu_tanh":
         x = gelu_tanh(x)
+    elif ACT == "silu":
+        x = silu(x)
     elif ACT == "tanh":
         x = tanh(x)
     return x
@@ -90,6 +102,8 @@ def slope(kept, negative_slope, ACT: tl.constexpr):
         d = gelu_slope(kept)
     elif ACT == "gelu_tanh":
         d = gelu_tanh_slope(kept)
+    elif ACT == "silu":
+        d = silu_slope(kept)
     elif ACT == "tanh":
         d = (1.0 - kept) * (1.0 + kept)
     else:

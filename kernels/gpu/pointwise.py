@@ -149,13 +149,8 @@ def _softplus_x(d, x):
 
 
 @triton.jit
-def _silu(x):
-    return x * common.sigmoid(x)
-
-
-@triton.jit
 def _silu_x(d, x):
-    return d * common.sigmoid(x) * (1.0 + x * common.sigmoid(-x))
+    return d * activations.silu_slope(x)
 
 
 @triton.jit
@@ -219,7 +214,7 @@ RULES = {
     "tanh":       Rule("x", activations.tanh, ((_tanh_x, "dr"),)),
     "sigmoid":    Rule("x", common.sigmoid, ((_sigmoid_x, "dr"),)),
     "softplus":   Rule("x", _softplus, ((_softplus_x, "dx"),)),
-    "silu":       Rule("x", _silu, ((_silu_x, "dx"),)),
+    "silu":       Rule("x", activations.silu, ((_silu_x, "dx"),)),
     "relu":       Rule("x", activations.relu, ((_relu_x, "dr"),)),
     "leaky_relu": Rule("x", activations.leaky_relu, ((_leaky_relu_x, "dx"),), ("negative_slope",)),
     "gelu":       Rule("x", activations.gelu, ((_gelu_x, "dx"),)),

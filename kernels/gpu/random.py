@@ -74,16 +74,21 @@ def _dropout_kernel(
 
 
 @triton.jit
+def quarter(x, q):
+    """cos(x + q pi / 2) for x in [-pi / 4, pi / 4] and int32 q in [0, 4)."""
+    u = x * x
+    sin = x + x * u * ((-1.9515295891e-4 * u + 8.3321608736e-3) * u - 1.6666654611e-1)
+    cos = 1.0 - 0.5 * u + u * u * ((2.443315711809948e-5 * u - 1.388731625493765e-3) * u + 4.166664568298827e-2)
+    y = tl.where((q & 1) == 0, cos, sin)  # 0: cos, 1: -sin, 2: -cos, 3: sin
+    return tl.where(((q + 1) & 2) == 0, y, -y)
+
+
+@triton.jit
 def _cos_turn(w, q):
     """cos(2 pi w / 2^24 - q pi / 2) for int32 w in [0, 2^24): exact down to an eighth of a turn, then a polynomial."""
     nearest = (w + (1 << 21)) >> 22  # quarter turn
     x = (w - (nearest << 22)).to(tl.float32) * 3.7450703e-07  # pi / 2^23: in [-pi / 4, pi / 4]
-    u = x * x
-    sin = x + x * u * ((-1.9515295891e-4 * u + 8.3321608736e-3) * u - 1.6666654611e-1)
-    cos = 1.0 - 0.5 * u + u * u * ((2.443315711809948e-5 * u - 1.388731625493765e-3) * u + 4.166664568298827e-2)
-    q = (nearest - q) & 3  # now 0: cos, 1: -sin, 2: -cos, 3: sin
-    y = tl.where((q & 1) == 0, cos, sin)
-    return tl.where(((q + 1) & 2) == 0, y, -y)
+    return quarter(x, (nearest - q) & 3)
 
 
 @triton.jit

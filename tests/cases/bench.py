@@ -8,9 +8,9 @@ import math
 
 from tests.cases.image import conv, deconv, train
 from tests.cases.inputs import Case, F, coin, ids, normal, unit
-from tests.cases.layers import add_norm, attention, norm
+from tests.cases.layers import add_norm, attention, group, norm
 from tests.cases.losses import BCE, classes, elbo
-from tests.cases.shape import TF
+from tests.cases.shape import TF, timesteps, upsample
 
 
 def fan(shape, fan_in):
@@ -37,6 +37,13 @@ IMAGES = [
     train("gan-norm3-paper", (64, 28, 28, 128)),
     train("gan-norm3-paper-leaky", (64, 28, 28, 128), act="leaky_relu"),
     train("gan-norm0-paper", (256, 6272), act="leaky_relu"),
+    group("unet-28", (64, 28, 28, 64), 8, act="silu"),
+    group("unet-14", (64, 14, 14, 64), 8, act="silu"),
+    group("unet-7", (64, 7, 7, 128), 32, act="silu"),
+    group("unet-attention", (64, 7, 7, 128), 8),
+    upsample("unet-7", (64, 7, 7, 128)),
+    upsample("unet-14", (64, 14, 14, 64)),
+    timesteps("unet", 128, 128),
 ]
 
 SHAPES = ((12, 4, 64, 32), (32, 8, 128, 32), (8, 6, 256, 64), (4, 8, 1024, 64))  # (B, h, T, d)

@@ -1,4 +1,6 @@
-"""Cases that move, join, cut, look up, add up and multiply: core/reference/shape.py and matmul.py."""
+"""Cases that move, join, cut, enlarge, look up, add up and multiply: reference/shape.py, sinusoids.py and matmul.py."""
+
+import math
 
 import numpy as np
 import torch
@@ -83,6 +85,50 @@ MOVES = [
     Case("embedding/0d", lambda i, w: F.embedding(i, w), TF.embedding, (value(2), normal(5, 3))),
     Case("embedding/empty", lambda i, w: F.embedding(i, w), TF.embedding, (value([], int), normal(5, 3))),
     Case("embedding/one-row-often", lambda i, w: F.embedding(i, w), TF.embedding, (ids(2, 3000), normal(3, 2))),
+]
+
+
+def upsample(name, shape, *scale):
+    """`scale` as our function takes it, by default 2."""
+    both = scale[0] if scale and isinstance(scale[0], tuple) else (*scale, *scale) or (2, 2)
+    return Case(
+        f"upsample_nearest/{name}",
+        lambda x: F.upsample_nearest(x, *scale),
+        lambda x: x.repeat_interleave(both[0], 1).repeat_interleave(both[1], 2),
+        (normal(*shape),),
+        options={"scale": both},
+    )
+
+
+def timesteps(name, n, dim, max_period=10_000.0, make=None):
+    """Ho et al. 2020, appendix B, cosines first, as Dhariwal & Nichol write it in PyTorch."""
+
+    def theirs(t):
+        frequencies = torch.exp(-math.log(max_period) * torch.arange(dim // 2, dtype=t.dtype) / (dim // 2)).to(t.device)
+        angles = t[:, None] * frequencies
+        return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+
+    ours = lambda t: F.timestep_embedding(t, dim, max_period=max_period)
+    make = make or (lambda rng: rng.integers(0, 1000, n).astype(float))
+    return Case(f"timestep_embedding/{name}", ours, theirs, (make,))
+
+
+IMAGES = [
+    upsample("doubled", (2, 3, 4, 5)),
+    upsample("pair", (2, 3, 4, 5), (3, 1)),
+    upsample("tripled", (1, 2, 5, 17), 3),  # more pixels and channels than a block of 16 holds, none full
+    upsample("same-size", (2, 3, 4, 5), 1),
+    upsample("large-blocks", (1, 2, 2, 3), (8, 5)),
+    upsample("one-pixel", (1, 1, 1, 1), 4),
+    upsample("no-images", (0, 3, 3, 2)),
+    upsample("no-pixels", (2, 0, 3, 2), (2, 3)),
+    timesteps("steps", 5, 8),
+    timesteps("odd-half", 7, 6),
+    timesteps("shortest", 3, 2),
+    timesteps("many", 37, 70),
+    timesteps("none", 0, 8),
+    timesteps("short-periods", 4, 8, max_period=1.0),
+    timesteps("between-steps", 5, 8, make=normal(5)),
 ]
 
 
@@ -171,6 +217,6 @@ def _linear():
     yield Case("linear/no-bias", linear, TF.linear, (normal(5, 3), normal(4, 3)))
 
 
-CASES = [*MOVES, *_reductions(), *MATMUL, *_linear()]
+CASES = [*MOVES, *IMAGES, *_reductions(), *MATMUL, *_linear()]
 
 assert len(np.unique([c.name for c in CASES])) == len(CASES)
