@@ -122,8 +122,8 @@ class DiffusionTwin(Twin):
         norm = nn.utils.clip_grad_norm_(self.model.net.parameters(), self.config.clip)
         self.optimizers["net"].step()
         with torch.no_grad():
-            averages, parameters = (list(part.parameters()) for part in (self.model.average, self.model.net))
-            torch._foreach_lerp_(averages, parameters, 1 - self.config.average)
+            averages, parameters = ([*part.parameters()] for part in (self.model.average, self.model.net))
+            torch._foreach_lerp_(averages, parameters, 1 - self.config.average)  # type: ignore[arg-type]
         return loss.detach(), norm
 
     def loss(self, images, labels):
