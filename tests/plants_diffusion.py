@@ -1,4 +1,4 @@
-"""Slips of the pen in the diffusion model, for tests/plants.py to plant: in its arithmetic, its training, its samples."""
+"""Slips of the pen in the diffusion model, for tests/plants.py to plant: its arithmetic, its training, its samples."""
 
 from tests.garden import Plant
 
