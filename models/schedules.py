@@ -12,6 +12,7 @@ import itertools
 
 import numpy as np
 
+import core.functional as F
 from core import check
 
 OFFSET, LARGEST = 0.008, 0.999  # of the cosine schedule (Nichol & Dhariwal 2021, section 3.2)
@@ -44,11 +45,12 @@ class Schedule:
         check.one_of("Schedule", "kind", kind, SCHEDULES)
         check.count("Schedule", "timesteps", timesteps)
         self.timesteps, self.alpha_bar = timesteps, SCHEDULES[kind](timesteps)
-        self.table = xp.asarray(np.sqrt([self.alpha_bar, 1 - self.alpha_bar]), np.float32)  # (2, T + 1)
+        both = np.sqrt(np.stack([self.alpha_bar, 1 - self.alpha_bar], axis=1))
+        self.table = xp.asarray(both.astype(np.float32))  # (T + 1, 2)
 
     def at(self, t):
         """a and s of times t (N,), an array on the device, each (N, 1, 1, 1)."""
-        a, s = self.table[:, t].reshape(2, -1, 1, 1, 1)
+        a, s = F.embedding(t, self.table).data.T.reshape(2, -1, 1, 1, 1)
         return a, s
 
     def signal_and_noise(self, t: int):

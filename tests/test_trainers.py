@@ -193,7 +193,7 @@ STEPS = {
         "conv2d": 18,
         "conv_transpose2d": 2,
         "ema_": 1,
-        "embedding": 1,
+        "embedding": 2,
         "group_norm": 14,
         "linear": 11,
         "mean": 1,
