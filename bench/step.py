@@ -17,7 +17,7 @@ from bench.turns import Setting, Side, check_idle, spread
 from core import threads
 from models import MODELS
 
-IMAGES = ("gan", "vae")
+IMAGES = ("gan", "vae", "diffusion")
 TURN = 1.0  # seconds
 PAIRS = 15
 RESULTS = Path(__file__).parent / "results" / "cpu-steps.json"

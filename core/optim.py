@@ -128,6 +128,17 @@ def clip_grad_norm_(parameters, max_norm: float):
     return run_("clip_grad_norm_", [p.grad for p in parameters if p.grad is not None], max_norm=max_norm)
 
 
+def ema_(averages, parameters, decay: float, taken=None):
+    """Move `averages`, Tensors like `parameters`, in place towards them: a = decay a + (1 - decay) p (Polyak & Juditsky
+    1992 took the plain mean). `taken` as for `Optimizer.step`: at 0 they keep every bit."""
+    check.number("ema_", "decay", decay, 0, 1)
+    averages, parameters = list(averages), list(parameters)
+    check.matches("ema_", "averages", [a.shape for a in averages], [p.shape for p in parameters])
+    run_("ema_", [a.data for a in averages], [p.data for p in parameters], taken, decay=decay)
+    for a in averages:
+        a.bump_()
+
+
 class LossScale:
     """Dynamic loss scaling (Micikevicius et al. 2018, section 3.2), so that small gradients survive float16.
 

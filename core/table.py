@@ -190,6 +190,7 @@ TABLE: dict[str, Row] = dict([
     _row("running_stats_", norm.running_stats_, TINY, ("norm", _any)),
     _row("adam_", optim.adam_, ("optim", _any), ("optim", _any)),
     _row("sgd_", optim.sgd_, ("optim", _any), ("optim", _any)),
+    _row("ema_", optim.ema_, MEMORY, ("optim", _any)),
     _row("clip_grad_norm_", optim.clip_grad_norm_, ("optim", _any), ("optim", _any)),
     _row("unscale_", optim.unscale_, ("optim", _any), ("optim", _any)),
     _row("advance_", random.advance_, TINY, ("optim", _any)),

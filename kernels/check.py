@@ -175,6 +175,7 @@ def others(dtype) -> dict:
         "AdamW": lambda: stepped(optim.AdamW),
         "SGD": lambda: stepped(functools.partial(optim.SGD, momentum=0.9)),
         "Adam, if taken": lambda: stepped(optim.Adam, one),
+        "average": lambda: run_("ema_", [w, b], [w, b], one, decay=0.9),
         "loss scale": lambda: run_("unscale_", [w, b], one, step, one, growth=2.0, backoff=0.5, interval=2000),
         "clipping": lambda: run_("clip_grad_norm_", [w, b], max_norm=1.0),
         "step": lambda: run_("advance_", step),

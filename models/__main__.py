@@ -8,6 +8,8 @@ import time
 from core import distributed
 from core.commands import Parser, positive
 from models import MODELS
+from models.diffusion import SAMPLERS
+from models.families import ImageTrainer
 from models.pictures import as_text, save_samples
 from models.runs import Run
 from models.train import ERRORS, SAMPLES, exit_code, in_words, resume, train_new
@@ -53,9 +55,13 @@ def parser():
 
     s = commands.add_parser("sample", help="generate from a trained run")
     s.add_argument("run_folder", metavar="RUN", help="a run folder")
-    s.add_argument("-n", type=positive, help="how many (default 64 images, 1 text, 5 translations)")
+    s.add_argument("-n", type=positive, help="how many (default 64 images, 100 of diffusion, 1 text, 5 translations)")
     s.add_argument("--prompt", help="text to continue (gpt) or to translate (seq2seq)")
     s.add_argument("--seed", type=int, help="another seed, other samples; default 0")
+    s.add_argument("--label", type=int, help="diffusion: the class, 0 to 9; default all in turn")
+    s.add_argument("--guidance", type=float, help="diffusion: 1 as trained, more exaggerates the class; default 2")
+    s.add_argument("--sampler", choices=SAMPLERS, help="diffusion: default ddim")
+    s.add_argument("--sampler-steps", type=positive, metavar="N", help="diffusion: default 50 for ddim, all for ddpm")
     s.add_argument(
         "--out", help="file to write, .png or .txt; default: images to RUN/samples/sampled.png, texts printed"
     )
@@ -119,6 +125,7 @@ def _train(args):
 
 def _sample(args):
     trainer = _trained(args.run_folder)
+    ways = _ways(args, trainer)
     if args.prompt is not None and trainer.kind not in ("gpt", "seq2seq"):
         raise ValueError(f"--prompt is for gpt and seq2seq, {args.run_folder} holds a {trainer.kind}")
     if args.prompt is not None and trainer.kind == "seq2seq":
@@ -130,11 +137,21 @@ def _sample(args):
         samples: object = [trainer.translate(args.prompt)]
     else:
         options = {} if args.prompt is None else {"prompt": args.prompt}
-        samples = trainer.sample(args.n or SAMPLES[trainer.kind], seed=args.seed or 0, **options)
-    if args.out or trainer.kind in ("gan", "vae"):
+        samples = trainer.sample(args.n or SAMPLES[trainer.kind], seed=args.seed or 0, **options, **ways)
+    if args.out or isinstance(trainer, ImageTrainer):
         print(save_samples(args.out or f"{args.run_folder}/samples/sampled", samples))
     else:
         print(as_text(samples), end="")
+
+
+def _ways(args, trainer) -> dict:
+    """How a diffusion model is to sample, as its `sample` takes it."""
+    given = {"labels": "label", "guidance": "guidance", "sampler": "sampler", "steps": "sampler_steps"}
+    ways = {name: getattr(args, option) for name, option in given.items() if getattr(args, option) is not None}
+    if ways and trainer.kind != "diffusion":
+        option = given[next(iter(ways))].replace("_", "-")
+        raise ValueError(f"--{option} is for diffusion, {args.run_folder} holds a {trainer.kind}")
+    return ways
 
 
 def _evaluate(args):

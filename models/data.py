@@ -23,6 +23,7 @@ from core.arrays import one_line
 CARRIED = {
     "gan": "mnist_small.npz",
     "vae": "mnist_small.npz",
+    "diffusion": "mnist_small.npz",
     "gpt": "shakespeare_small.txt",
     "seq2seq": "bible_en_es_short.tsv",
 }

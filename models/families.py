@@ -32,6 +32,11 @@ class ImageTrainer(Trainer):
             yield (self.pixels(self.data.x_test[i : i + self.config.batch]),)
 
 
+def signed_pixels(images):
+    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [-1, 1]."""
+    return images[..., None].astype(np.float32) / np.float32(127.5) - 1
+
+
 def check_images(op, images):
     """Bytes (n, 28, 28), one image or more."""
     shape: tuple = getattr(images, "shape", ())

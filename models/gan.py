@@ -14,13 +14,11 @@ N batch, Z latent, C channels. # next: core/functional/conv.py, core/reference/c
 import contextlib
 from dataclasses import dataclass
 
-import numpy as np
-
 import core.functional as F
 from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
 from models.config import Config
-from models.families import ImageTrainer
+from models.families import ImageTrainer, signed_pixels
 from models.measures import image_figures
 
 
@@ -108,11 +106,7 @@ class GANTrainer(ImageTrainer):
 
     kind, Config, METRICS, LOSSES = "gan", GANConfig, ("d_loss", "g_loss"), ("generator", "discriminator")
     model: GAN
-
-    @staticmethod
-    def pixels(images):
-        """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [-1, 1]."""
-        return images[..., None].astype(np.float32) / np.float32(127.5) - 1
+    pixels = staticmethod(signed_pixels)
 
     def build(self):
         c = self.config

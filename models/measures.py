@@ -21,6 +21,11 @@ def mean_pairwise(x) -> float:
     return float(d.sum() / (len(x) * (len(x) - 1)))
 
 
+def nearest_labels(samples, images):
+    """The class (n,) of each sample's nearest training image."""
+    return images.y_train[distances(samples, images.x_train / 255.0).argmin(1)]
+
+
 def image_figures(samples, images) -> dict:
     """What tells a good set of samples from one that collapsed or was copied.
 

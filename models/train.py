@@ -24,7 +24,7 @@ from models.runs import Run, RunError, describe_device, note, versions
 # Commands report these in one line.
 ERRORS = (ValueError, LookupError, TypeError, OSError, RuntimeError, MemoryError, ArithmeticError)
 STOPS = (signal.SIGINT, signal.SIGTERM)  # from a keyboard, from a scheduler
-SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5}  # shown at each checkpoint
+SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5, "diffusion": 100}  # shown at each checkpoint
 KEPT = {"gan": 500}  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
 
 

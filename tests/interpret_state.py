@@ -68,6 +68,18 @@ def clipped(*grads):
     return [np.asarray(norm, grads[0].dtype), *grads]
 
 
+def averaged(*flags):
+    """A function that moves averages towards parameters, both of SHAPES."""
+
+    def f(*arrays):
+        averages, parameters = ([Tensor(a) for a in part] for part in (arrays[: len(SHAPES)], arrays[len(SHAPES) :]))
+        for flag in flags:
+            optim.ema_(averages, parameters, 0.9, flag if flag is None else np.array(flag, np.float32))
+        return [a.data for a in averages]
+
+    return f
+
+
 def loss_scale(arrays):
     """Scale, flag and gradients as the reference has them, over steps of which the third and fourth overflow."""
     seen = []
@@ -109,6 +121,8 @@ def main():
     agree("clip_grad_norm", clipped, *arrays[:6], RNG.standard_normal((33, 17)))
     agree("adam, taken or not", optimiser(lambda p: optim.Adam(p, 1e-2), flags=(1, 0, 1)), *arrays)
     agree("sgd, taken or not", optimiser(lambda p: optim.SGD(p, 1e-2, momentum=0.9), flags=(1, 0, 1)), *arrays)
+    agree("ema", averaged(None), *arrays)
+    agree("ema, taken or not", averaged(1, 0, 1), *arrays)
     loss_scale([*arrays[:6], RNG.standard_normal((33, 17))])
     for how in (running, running_columns):
         agree(how.__name__, how, *(np.abs(RNG.standard_normal((4, 33))) + 0.1))

@@ -16,6 +16,7 @@ import tempfile
 from tqdm import tqdm
 
 from tests.garden import Garden, Plant
+from tests.plants_diffusion import DIFFUSION
 from tests.plants_gpu import KERNELS
 
 OPS = "tests/test_torch.py tests/test_gradients.py tests/test_purity.py"  # what every operation goes through
@@ -237,6 +238,7 @@ PLANTS = {
         "array.transpose(2, 3, 0, 1) if",
         "tests/test_nn_optim.py tests/test_twins.py",
     ),
+    **DIFFUSION,
     **KERNELS,
 }
 

@@ -13,6 +13,15 @@ SMALL = {
     "vae": {"batch": 4, "steps": 40},
     "gpt": {"layers": 2, "d_model": 16, "heads": 2, "context": 12, "batch": 4, "steps": 40, "dropout": 0.1},
     "seq2seq": {"vocab": 320, "layers": 1, "d_model": 16, "heads": 2, "length": 60, "batch": 4, "steps": 40},
+    "diffusion": {
+        "channels": 8,
+        "heads": 2,
+        "timesteps": 50,
+        "sampler_steps": 2,
+        "batch": 4,
+        "steps": 40,
+        "warmup": 2,
+    },
 }
 
 _loaded: dict = {}
@@ -21,7 +30,7 @@ _loaded: dict = {}
 def dataset(kind):
     """A small part of the carried data, read once."""
     if kind not in _loaded:
-        if kind in ("gan", "vae"):
+        if kind in ("gan", "vae", "diffusion"):
             d = load_images()
             _loaded[kind] = Images(d.x_train[:150], d.y_train[:150], d.x_test[:210], d.y_test[:210], d.source)
         elif kind == "gpt":

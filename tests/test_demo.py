@@ -1,4 +1,4 @@
-"""The demo's figures, bounded, and the encoder-decoder's, which the demo leaves out.
+"""The demo's figures, bounded, and those of the two models that the demo leaves out.
 
 The figures are those of the last `make demo`, if the code and data are still what made them; else the demo runs here.
 """
@@ -48,6 +48,20 @@ def test_page_shows_what_was_made(results):
         assert all((folder / kind / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
         assert all(f"<td>{name}<td>" in page for name in r["figures"])
     assert (folder / "gpt" / "sample.txt").read_text()[:20].strip() in page
+
+
+@pytest.mark.full
+def test_diffusion_draws_the_digits_that_it_is_asked_for():
+    """The preset's whole training, which the demo leaves out for its length, and 200 guided samples."""
+    t = models.MODELS["diffusion"]()
+    batches = t.batches("train")
+    for _ in range(t.config.steps):
+        t.step(next(batches), read=False)
+    f = t.evaluate()
+    assert f["labelled"] >= 0.8, "most samples have their nearest training image in the class they were asked for"
+    assert f["classes"] == 10 and f["largest_share"] <= 0.2, "each digit is asked for 20 times"
+    assert f["variety"] >= 0.8 and f["novelty"] >= 0.5, "they differ from each other, and are not training images"
+    assert f["loss"] <= 0.14
 
 
 def test_encoder_decoder_learns_to_look_at_its_source():

@@ -39,7 +39,7 @@ def test_every_model_meets_every_peer_and_compiling_comes_last():
     assert names == sorted(names, key=sides.contenders("gan").index)
     trained = [job for job in steps.jobs(GPU) if job["task"] == "step"]
     # images: ours, eager in two formats, a graph, three modes of torch.compile; text: one format. In three precisions
-    assert len(trained) == 3 * (3 * 7 + 3 * 6)
+    assert len(trained) == 3 * (4 * 7 + 3 * 6)
     assert len(names) - len(trained) == 2 * 6 * 2
 
 

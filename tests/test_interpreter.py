@@ -27,7 +27,7 @@ from tests.test_kernel_sources import FILES, kernels, wrappers
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 SDPA = {"SDPA flash", "SDPA cudnn", "SDPA efficient", "SDPA math"}  # which of them there are on a CPU is torch's matter
 RIVALS = "ours", "torch eager", "CUDA graph"
-LAST = {("gan", "torch eager, channels last"), ("vae", "torch eager, channels last")}
+LAST = {(kind, "torch eager, channels last") for kind in ("gan", "vae", "diffusion")}
 COMPILED = "torch.compile", "torch.compile reduce-overhead", "torch.compile max-autotune"
 NO_LIGER = "not run: liger_kernel is not installed"
 GROUPS = {

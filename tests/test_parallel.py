@@ -12,7 +12,7 @@ def gradients(t) -> dict:
     return {name: p.grad for name, p in t.model.named_parameters().items()}
 
 
-@pytest.mark.parametrize("kind", ("vae", "gpt", "seq2seq"))
+@pytest.mark.parametrize("kind", ("vae", "gpt", "seq2seq", "diffusion"))
 @pytest.mark.parametrize("count", (2, 3))
 def test_parts_make_the_step_of_the_whole_batch(kind, count, monkeypatch):
     """Same losses and gradients but for rounding: every example has the masks and the noise of the whole batch."""
@@ -27,7 +27,7 @@ def test_parts_make_the_step_of_the_whole_batch(kind, count, monkeypatch):
         assert np.linalg.norm(ours[name] - g) <= 2e-3 * np.linalg.norm(g), name
 
 
-@pytest.mark.parametrize("kind", ("vae", "gpt", "seq2seq"))
+@pytest.mark.parametrize("kind", ("vae", "gpt", "seq2seq", "diffusion"))
 def test_timing_changes_no_bit(kind):
     first = None
     for _ in range(5):

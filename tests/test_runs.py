@@ -58,7 +58,7 @@ def test_commands_refuse_in_one_line(undisturbed, tmp_path, capsys):
     before = last(undisturbed)
     for arguments, words in (
         (("train", "gan", "--out", undisturbed), f"continue it with --resume {undisturbed}"),
-        (("train",), "name a model (gan, vae, gpt, seq2seq)"),
+        (("train",), "name a model (gan, vae, gpt, seq2seq, diffusion)"),
         (
             ("train", "gan", "--preset", "small", "--out", tmp_path / "n"),
             "preset is 'small', should be one of demo, paper",

@@ -89,7 +89,7 @@ def test_weights_come_back_from_torch_to_the_bit(kind):
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
 
 
-@pytest.mark.parametrize("kind", ["gan", "vae"])
+@pytest.mark.parametrize("kind", ["gan", "vae", "diffusion"])
 def test_images_sampled_by_torch_are_ours(kind):
     t = trained(kind)
     with t.apart(), random.record() as draws:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.twins import TWINS
 
-IMAGE_MODELS = ("gan", "vae")
+IMAGE_MODELS = ("gan", "vae", "diffusion")
 
 
 class TorchRun:

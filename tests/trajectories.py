@@ -26,7 +26,7 @@ from tests.whole_models import Together
 
 STEPS, TIMES, PARTED = 200, 3.0, 0.01
 SETTINGS = {"gan": {"lr": 1e-4, "beta1": 0.9, "dropout": 0.3}}  # what differs from the preset "demo"
-LOSSES = {"gan": ("d_loss", "g_loss"), "vae": ("loss",), "gpt": ("loss",), "seq2seq": ("loss",)}
+LOSSES = {"gan": ("d_loss", "g_loss"), "vae": ("loss",), "gpt": ("loss",), "seq2seq": ("loss",), "diffusion": ("loss",)}
 FOLDER = Path(__file__).parent.parent / "bench" / "results"
 FILE = FOLDER / "trajectories.json"
 

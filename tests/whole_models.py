@@ -33,6 +33,8 @@ SETTINGS = {
     "vae beta 4": ("vae", {"beta": 4.0}, (1,)),
     "gpt": ("gpt", {}, (1, 10)),
     "seq2seq": ("seq2seq", {}, (1, 10)),
+    "diffusion": ("diffusion", {}, (1, 10)),
+    "diffusion, linear schedule, noise predicted": ("diffusion", {"schedule": "linear", "predict": "eps"}, (1,)),
     "seq2seq sinusoidal": ("seq2seq", {"positions": "sinusoidal"}, (1,)),
 }
 
@@ -79,6 +81,9 @@ def forward_ours(kind, model, batch, noise) -> dict:
         elif kind == "vae":
             mu, logvar = model.encoder(batch[0])
             outputs = {"mu": mu, "logvar": logvar, "pixels": model.decoder(mu)}
+        elif kind == "diffusion":
+            images, labels = batch
+            outputs = {name: net(images, 1 + 5 * labels, labels) for name, net in nets(model)}
         elif kind == "gpt":
             outputs = {"logits": F.linear(model(batch[0]), model.wte.weight)}
         else:
@@ -86,6 +91,11 @@ def forward_ours(kind, model, batch, noise) -> dict:
             outputs = {"logits": F.linear(h, model.table.weight)}
     model.train()
     return {name: y.numpy() for name, y in outputs.items()}
+
+
+def nets(model):
+    """A diffusion model's two networks, by what they make."""
+    return ("prediction", model.net), ("prediction of the average", model.average)
 
 
 def forward_twin(kind, twin, batch, noise) -> dict:
@@ -98,6 +108,9 @@ def forward_twin(kind, twin, batch, noise) -> dict:
         elif kind == "vae":
             mu, logvar = model.encoder(twin.tensor(batch[0]))
             outputs = {"mu": mu, "logvar": logvar, "pixels": model.decoder(mu)}
+        elif kind == "diffusion":
+            images, labels = map(twin.tensor, batch)
+            outputs = {name: net(images, 1 + 5 * labels, labels) for name, net in nets(model)}
         else:
             outputs = {"logits": model(*(twin.tensor(a) for a in batch[:-1]))}
     model.train()

@@ -41,7 +41,7 @@ MODES = {
     "torch.compile reduce-overhead": "reduce-overhead",
     "torch.compile max-autotune": "max-autotune",
 }
-IMAGES = ("gan", "vae")
+IMAGES = ("gan", "vae", "diffusion")
 BATCHES = 4  # different ones that the timed steps take in turn
 SEED = 1
 SCALE = 64.0  # of float16's losses at first: an overflow makes nothing of a step, and a VAE's gradients do from 128

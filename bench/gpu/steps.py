@@ -19,7 +19,7 @@ from tests import small
 
 STEPS = (  # model, preset, batch
     *(("gan", "paper", 64), ("gan", "paper", 256), ("vae", "paper", 128)),
-    *(("gpt", "demo", 12), ("gpt", "small", 32), ("seq2seq", "demo", 32)),
+    *(("gpt", "demo", 12), ("gpt", "small", 32), ("seq2seq", "demo", 32), ("diffusion", "demo", 64)),
 )
 SAMPLES = (
     *(("gan", "paper", 256), ("vae", "paper", 128)),
@@ -40,7 +40,7 @@ def jobs(device) -> list:
     tasks = [("step", *job, p.name, sides.contenders(job[0])) for p in precisions for job in steps]
     tasks += [("sample", *job, p.name, sampling.CONTENDERS) for p in precisions if p in SAMPLED_IN for job in samples]
     found = [{**dict(zip(KEYS, task)), "who": who} for *task, names in tasks for who in names]
-    if device.dry:  # one model's compiling shows as much as four's
+    if device.dry:  # one model's compiling shows as much as all
         found = [job for job in found if job["who"] not in sides.MODES or job["model"] == "gan"]
     order = sides.contenders("gan")
     return sorted(found, key=lambda job: order.index(job["who"]))

@@ -1,4 +1,4 @@
-"""The four models once more, in PyTorch alone: what ours are compared with, number by number and second by second.
+"""The models once more, in PyTorch alone: what ours are compared with, number by number and second by second.
 
     twin = TWINS["gan"](trainer)            the same weights, optimisers and schedule as a trainer of ours has now
     twin.step(batch, draws)                 one training step; draws from `core.random.record` replace torch's own
@@ -7,9 +7,10 @@ Modules carry the names of ours, so that `core.interop` turns one state_dict int
 inside, as torch wants them, and channels last outside.
 """
 
+from bench.twins.diffusion import DiffusionTwin
 from bench.twins.image import GANTwin, VAETwin
 from bench.twins.text import GPTTwin, Seq2SeqTwin
 
-TWINS = {"gan": GANTwin, "vae": VAETwin, "gpt": GPTTwin, "seq2seq": Seq2SeqTwin}
+TWINS = {"gan": GANTwin, "vae": VAETwin, "gpt": GPTTwin, "seq2seq": Seq2SeqTwin, "diffusion": DiffusionTwin}
 
-__all__ = ["TWINS", "GANTwin", "GPTTwin", "Seq2SeqTwin", "VAETwin"]
+__all__ = ["TWINS", "DiffusionTwin", "GANTwin", "GPTTwin", "Seq2SeqTwin", "VAETwin"]

@@ -61,6 +61,14 @@ def sgd_(params, grads, buffers, lr, taken=None, *, momentum, weight_decay, nest
         _select(taken, before)
 
 
+def ema_(averages, params, taken=None, *, decay):
+    """Moving averages of parameters: a += (1 - decay) (p - a)."""
+    for a, p in zip(averages, params):
+        before = _before(taken, a)
+        a += (p - a) * a.dtype.type(1 - decay)
+        _select(taken, before)
+
+
 def clip_grad_norm_(grads, *, max_norm):
     """Scale all gradients in place so that their joint 2-norm is at most max_norm; returns the norm before."""
     xp = array_module(*grads)

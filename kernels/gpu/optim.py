@@ -2,6 +2,7 @@
 
     Adam     m += (1 - b1)(g - m);  v = b2 v + (1 - b2) g^2;  p -= lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
     SGD      b = mu b + g;  p -= lr b      (nesterov: p -= lr (g + mu b))
+    average  a += (1 - decay)(p - a)
     clip     norm = sqrt(sum of g^2);  g *= min(max_norm / (norm + 1e-6), 1)
     unscale  g /= scale, or 0 where any g is not finite; the scale grows or falls
 
@@ -12,7 +13,7 @@ Plan        arrays of one role have addresses in a table (tensors, 1 + roles): l
             sums its squares, one program adds the sums in order and takes the root, then all scale. unscale: each
             counts what is not finite, one adds the counts and writes flag and scale, then all write 0 where the flag is
             0. A step whose flag `taken` is 0 stores nothing
-Cost        Adam 28 bytes a parameter (reads p, g, m, v; writes p, m, v), SGD 12 (20 with momentum), clip 12, unscale 8
+Cost        Adam 28 bytes a parameter (reads p, g, m, v; writes p, m, v), SGD, average, clip 12, unscale 8
 Precision   float32, bias corrections and the norm in float64: b^t by exp, in each program, costs nothing beside memory
 Versions    one launch for each tensor: 5 to 10 microseconds of the host for each. One flat buffer for all parameters:
             no table, but parameters would no longer be arrays of their own
@@ -112,6 +113,16 @@ def _sgd(
         else:
             g = b
     tl.store(p_ptr, p - tl.load(lr_ptr).to(tl.float32) * g, mask=stored)
+
+
+@triton.jit
+def _ema(table_ptr, chunks_ptr, taken_ptr, new, TYPE: tl.constexpr, ROLES: tl.constexpr, BLOCK: tl.constexpr):
+    """BLOCK elements of one average move towards their parameter; new = 1 - decay."""
+    row_ptr, o, inside = _chunk(table_ptr, chunks_ptr, ROLES, BLOCK)
+    a_ptr = _array(row_ptr, 0, TYPE) + o
+    a = tl.load(a_ptr, mask=inside, other=0.0).to(tl.float32)
+    p = tl.load(_array(row_ptr, 1, TYPE) + o, mask=inside, other=0.0).to(tl.float32)
+    tl.store(a_ptr, a + (p - a) * new, mask=_if_taken(inside, taken_ptr))
 
 
 @triton.jit
@@ -241,6 +252,13 @@ def sgd_(params, grads, buffers, lr, taken=None, *, momentum, weight_decay, nest
     flags = {"MOMENTUM": bool(momentum), "DECAY": bool(weight_decay), "NESTEROV": nesterov}
     tensors.launch(_sgd, lr, taken, float(momentum), float(weight_decay), **flags)
     tensors.write_back(0, 2)
+
+
+def ema_(averages, params, taken=None, *, decay):
+    """Moving averages of parameters: a += (1 - decay) (p - a)."""
+    tensors = Tensors(averages, params)
+    tensors.launch(_ema, taken, float(1 - decay))
+    tensors.write_back(0)
 
 
 def clip_grad_norm_(grads, *, max_norm):
