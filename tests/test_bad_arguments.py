@@ -39,6 +39,7 @@ FUNCTIONS = {
         (lambda: F.dropout(f(2), 0.5, 1), "dropout", "training", "1", "True or False"),
         (lambda: F.layer_norm(f(2, 3), i(3), None), "layer_norm", "w", "int64", "floating"),
         (lambda: F.reparameterize(f(3), f(3), noise=i(3)), "reparameterize", "noise", "int64"),
+        (lambda: F.elbo(f(2, 3), f(2, 3), f(2, 1), f(2, 1), beta=leaf()), "elbo", "beta", "requires a gradient"),
     ),
     **rows(
         ValueError,
