@@ -76,7 +76,7 @@ def transposed_phases(taps=5, stride=2, padding=2, size=4):
     for h in range(out):
         colour = BLUE if h % stride == 0 else ORANGE
         _cell(axis, apart * (h + 0.5) - 0.6, 3.2, colour, f"output {h}", 1.2, 0.8)
-    _frame(axis, apart * out, 4.1, "one axis, kernel 5, stride 2, padding 2: the number on a line is the tap", top=0)
+    _frame(axis, apart * out, 4.1, "one axis, kernel 5, stride 2, padding 2, output_padding 1: the number on a line is the tap", top=0)
     axis.set_aspect("auto")
 
     left = figure.add_axes((0.05, 0.03, 0.28, 0.42))
