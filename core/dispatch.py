@@ -11,6 +11,8 @@ Two switches stand beside the mode. tf32 is read by products on a GPU: float32 g
 passes, as exact as float32, or in one with `use(tf32=True)`, about three digits for speed. half is read by
 core/tensor.py: with `use(half=True)` products take float16 and losses float32, whatever they are given (the table says
 which).
+
+# next: core/arrays.py, what dtype a result has, and long sums
 """
 
 import contextlib

@@ -15,7 +15,7 @@ leaves that they only read, and `accumulate` loses nothing where two add to one 
 Not safe: one graph walked by two threads, one Generator or one Trainer used by two, a parameter updated by one thread
 while another's graph uses it.
 
-# next: core/dispatch.py, which chooses the implementation; core/reference/pointwise.py, the simplest operations.
+# next: core/table.py, who computes each operation
 """
 
 import contextlib

@@ -2,6 +2,8 @@
 
 A kernel's limits are a function of the arguments that gives None, or why they are refused, in words.
 `python -m kernels explain` prints the table; core/dispatch.py chooses from it.
+
+# next: core/dispatch.py, which chooses the implementation
 """
 
 import importlib

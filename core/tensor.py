@@ -6,7 +6,7 @@
         output._node, output.requires_grad = Node(op, name, attrs, saved, inputs, [output], False), True
     return output
 
-# next: core/graph.py, the recorded operations and the walk back through them.
+# next: core/graph.py, the recorded operations and the walk back through them
 """
 
 import numbers

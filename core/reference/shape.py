@@ -1,4 +1,7 @@
-"""Operations that move or add up numbers: reshape, transpose, indexing, joining, splitting, reductions, embedding."""
+"""Operations that move or add up numbers: reshape, transpose, indexing, joining, splitting, reductions, embedding.
+
+# why: docs/kernels/others.md
+"""
 
 import numpy as np
 

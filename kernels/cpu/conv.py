@@ -10,7 +10,8 @@ Precision   float32; the bias gradient adds in float64
 Limits      activations that their result tells apart: none, relu, tanh, leaky_relu with a slope that is not negative.
             The result is all that the backward pass needs of them, and it is kept anyway
 
-# next: kernels/cpu/direct.py
+# why: docs/kernels/convolution.md; docs/kernels/cpu.md
+# next: kernels/cpu/direct.py, the convolution itself
 """
 
 from itertools import product

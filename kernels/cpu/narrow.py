@@ -9,7 +9,8 @@ Shapes      x (N, H, W, A), w (KH, KW, A, B), y (N, U, V, B); B, or A in `spread
 Plan        images are shared out over threads; of a block of them BLAS makes z, one loop reads it
 Cost        2 pixels KH KW A B flops, and KH KW B numbers a pixel written and read: a matrix of patches has KH KW A
 
-# next: kernels/cpu/direct.py, for more channels
+# why: docs/kernels/convolution.md; docs/kernels/cpu.md
+# next: kernels/cpu/winograd.py, for many
 """
 
 import numpy as np
