@@ -2,6 +2,8 @@
 
 Everything above works on NumPy and CuPy arrays alike. `xp` in this project is always the module an array came from
 (`numpy` or `cupy`), found by `array_module`; CuPy is imported only where an array or a device asks for it.
+
+# next: core/reference/conv.py, the first operation worth an evening
 """
 
 from typing import Any

@@ -7,9 +7,12 @@ and its limits in words) or the reason why there is none. `use` sets the modes, 
     kernels    an operation that has a kernel uses it or raises KernelLimit
     reference  no kernel
 
-A second mode, tf32, is read by products on a GPU: float32 goes through the tensor cores in three passes, as exact as
-float32, or in one with `use(tf32=True)`, about three digits for speed. A third, half, is read by core/tensor.py: with
-`use(half=True)` products take float16 and losses float32, whatever they are given (the table says which).
+Two switches stand beside the mode. tf32 is read by products on a GPU: float32 goes through the tensor cores in three
+passes, as exact as float32, or in one with `use(tf32=True)`, about three digits for speed. half is read by
+core/tensor.py: with `use(half=True)` products take float16 and losses float32, whatever they are given (the table says
+which).
+
+# next: core/arrays.py, what dtype a result has, and long sums
 """
 
 import contextlib

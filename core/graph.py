@@ -3,7 +3,11 @@
 Every recorded operation is one Node. `walk` visits the nodes from the last made to the first: inputs are always made
 before outputs, so that order is a topological one and no recursion is needed. Gradients live in a table of the walk
 and reach only leaves. A node knows where each of its inputs came from (another node, or a leaf), not the input's data,
-so only what an operation put into `saved` stays alive.
+so only what an operation put into `saved` stays alive. With x and w leaves that want a gradient:
+
+    h = F.matmul(x, w)    node 0: edges [(x, 0), (w, 0)]      third:  dh -> dx and dw, which the leaves get
+    y = h * h             node 1: edges [(node 0, 0)] * 2     second: dy -> dh twice, and their sum waits for node 0
+    loss = y.sum()        node 2: edges [(node 1, 0)]         first:  1 -> dy
 
 Threads may build and walk graphs of their own at the same time, and get the bits they would get alone: a walk keeps its
 table to itself, modes and the current generator belong to a thread, kernels allocate what they write. Graphs may share
@@ -11,7 +15,7 @@ leaves that they only read, and `accumulate` loses nothing where two add to one 
 Not safe: one graph walked by two threads, one Generator or one Trainer used by two, a parameter updated by one thread
 while another's graph uses it.
 
-# next: core/dispatch.py, which chooses the implementation; core/reference/pointwise.py, the simplest operations.
+# next: core/table.py, who computes each operation
 """
 
 import contextlib
@@ -76,11 +80,12 @@ class Node:
 
 
 def walk(roots, retain_graph, ready=None):
-    """Visit the nodes behind `roots`, (source, its gradient) each, from the last made to the first, carrying gradients
-    along the edges.
+    """Visit the nodes behind `roots`, from the last made to the first, carrying gradients along the edges.
 
-    Gives (leaf, its gradient, whether nothing else refers to that array) for every leaf that was reached; or calls
-    ready(leaf, gradient, that) where it is given, as soon as nothing can be added to that gradient."""
+    roots: ((node, output number) or (leaf, 0), the gradient that starts there) each. When a node's turn comes, all that
+    its outputs feed has been visited: what waits for it in `pending` is complete. Gives (leaf, its gradient, whether
+    nothing else refers to that array) for every leaf that was reached; or calls ready(leaf, gradient, that) where it is
+    given, as soon as nothing can be added to that gradient."""
     pending: dict = {}  # id of a node or leaf -> its outputs' gradients so far, each (array, owned by the engine?)
     leaves = {}
     for (root, index), dy in roots:
@@ -125,7 +130,10 @@ def accumulate(gradients):
 
 
 def _owned(g, grads, dys):
-    """Whether nothing but the walk refers to the gradient `g`, one of `grads`, so that it may be added to in place."""
+    """Whether nothing but the walk refers to `g`, one of a node's `grads`, so that it may be added to in place.
+
+    Not so if `backward` gave dy itself or a view of it (add, reshape), one array for two inputs, or a broadcast number:
+    adding to that would change a gradient that somebody else still reads."""
     others = [d for d in dys if d is not None] + [h for h in grads if h is not g]
     alone = sum(h is g for h in grads) == 1 and not any(arrays.share_memory(g, h) for h in others)
     return alone and not arrays.is_repeated(g)

@@ -9,6 +9,9 @@ never holds a Tensor, a closure or a generator. `needs` says for each input whet
 
 Neither function writes to an array it was given. `backward` may return `dy`, a view of it, or one array for two
 inputs, but nothing that is in `saved`: the engine adds in place into any gradient that nothing else refers to.
+
+# why: docs/backward.md, one gradient from `y.backward()` to its kernel; docs/add-an-operation.md, a new one
+# next: core/reference/pointwise.py, the simplest operations
 """
 
 from collections.abc import Callable

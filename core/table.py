@@ -2,6 +2,8 @@
 
 A kernel's limits are a function of the arguments that gives None, or why they are refused, in words.
 `python -m kernels explain` prints the table; core/dispatch.py chooses from it.
+
+# next: core/dispatch.py, which chooses the implementation
 """
 
 import importlib
@@ -126,15 +128,21 @@ def _comparing(inputs, attrs):
 # --- rows ----------------------------------------
 
 DTYPES = {"cpu": ("float32",), "gpu": ("float32", "float16")}
-MOVES = "a view or a copy, no arithmetic"
-MEMORY = "NumPy's own loop waits for memory, no other would be faster"
-TINY = "it is too small to matter"
-MEETS = "it waits for other ranks in the middle"
+
+
+class Why(str):
+    """Why there is no kernel, in the place where a row would name its file."""
+
+
+MOVES = Why("a view or a copy, no arithmetic")
+MEMORY = Why("NumPy's own loop waits for memory, no other would be faster")
+TINY = Why("it is too small to matter")
+MEETS = Why("it waits for other ranks in the middle")
 
 
 def _kernel(name, folder, said, dtypes):
-    """The kernel in kernels/<folder>: `said` names its file, or (file, limits), or says why there is none."""
-    if isinstance(said, str) and " " in said:
+    """The kernel in kernels/<folder>: `said` names its file, or (file, limits), or is a Why where there is none."""
+    if isinstance(said, Why):
         return f"reference by design: {said}"
     file, limits = said if isinstance(said, tuple) else (said, _floating)
     return Kernel(f"kernels.{folder}.{file}:{name}", dtypes, limits)
@@ -157,7 +165,7 @@ TABLE: dict[str, Row] = dict([
     *(_row(name, op, MOVES, MOVES) for name, op in shape.MOVES.items() if name != "astype"),
     _row("astype", shape.MOVES["astype"], MOVES, MOVES, result="given"),
     *(_row(name, op, MEMORY, "pointwise") for name, op in shape.REDUCTIONS.items()),
-    _row("matmul", matmul.matmul, "BLAS does all of it", "matmul", half=HALF),
+    _row("matmul", matmul.matmul, Why("BLAS does all of it"), "matmul", half=HALF),
     _row("linear", matmul.linear, ("matmul", _kept), "matmul", half=HALF),
     _row("conv2d", conv.conv2d, ("conv", _undone), ("conv", _taps), half=HALF),
     _row("conv_transpose2d", conv.conv_transpose2d, ("conv", _undone), ("conv", _taps), half=HALF),
@@ -185,7 +193,7 @@ TABLE: dict[str, Row] = dict([
     # Drawings: random numbers of a shape from the generator's key, f(shape, seed, draw, step, dtype). These are all.
     _row("normal", random.normal, ("random", _any), ("random", _whole)),
     _row("uniform", random.uniform, ("random", _any), ("random", _whole)),
-    _row("keep_mask", random.keep_mask, ("random", _any), "kernels draw while they drop"),
+    _row("keep_mask", random.keep_mask, ("random", _any), Why("a kernel that drops draws its mask itself")),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     _row("running_stats_", norm.running_stats_, TINY, ("norm", _any)),
     _row("adam_", optim.adam_, ("optim", _any), ("optim", _any)),
@@ -194,6 +202,6 @@ TABLE: dict[str, Row] = dict([
     _row("clip_grad_norm_", optim.clip_grad_norm_, ("optim", _any), ("optim", _any)),
     _row("unscale_", optim.unscale_, ("optim", _any), ("optim", _any)),
     _row("advance_", random.advance_, TINY, ("optim", _any)),
-    _row("cache_", shape.cache_, "a copy, no arithmetic", ("optim", _any)),
+    _row("cache_", shape.cache_, Why("a copy, no arithmetic"), ("optim", _any)),
 ])
 # fmt: on

@@ -1,6 +1,12 @@
-"""Tensor, and `apply`, which runs an operation and records it.
+"""Tensor, and `apply`, which runs an operation and records it. Of one result, and without modes, apply is
 
-# next: core/graph.py, the recorded operations and the walk back through them.
+    op, y, saved = dispatch.forward(name, [x.data for x in inputs], attrs)
+    output = Tensor(y)
+    if any(x.requires_grad for x in inputs):
+        output._node, output.requires_grad = Node(op, name, attrs, saved, inputs, [output], False), True
+    return output
+
+# next: core/graph.py, the recorded operations and the walk back through them
 """
 
 import numbers
@@ -29,9 +35,7 @@ class Tensor:
 
     def __init__(self, array, requires_grad: bool = False):
         if isinstance(array, Tensor):
-            raise TypeError(
-                "Tensor: array is a Tensor, should be an array; use tensor.detach() for one without a graph"
-            )
+            check.fail("Tensor", "array", "a Tensor", "an array; tensor.detach() gives one without a graph", TypeError)
         self.data = arrays.as_array(array)
         if requires_grad and not arrays.is_float(self.data):
             raise TypeError(f"Tensor: only floating tensors can require gradients, this one is {self.data.dtype}")
@@ -296,15 +300,12 @@ def _operand(name, x, known):
     if hasattr(x, "dtype") or isinstance(x, list | tuple):
         return arrays.as_array(x, f"{name}: an operand")
     if not isinstance(x, numbers.Real):
-        raise TypeError(f"{name}: an operand is {_called(x)}, should be a Tensor, an array or a number")
+        was = "None" if x is None else f"a {type(x).__name__}"
+        raise TypeError(f"{name}: an operand is {was}, should be a Tensor, an array or a number")
     try:
         return arrays.number_beside(x, known)
     except OverflowError:
         raise ValueError(f"{name}: an operand is {x:.3g}, should fit in 64 bits") from None
-
-
-def _called(x):
-    return "None" if x is None else f"a {type(x).__name__}"
 
 
 def _share_versions(outputs, tensors):

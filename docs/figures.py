@@ -76,7 +76,8 @@ def transposed_phases(taps=5, stride=2, padding=2, size=4):
     for h in range(out):
         colour = BLUE if h % stride == 0 else ORANGE
         _cell(axis, apart * (h + 0.5) - 0.6, 3.2, colour, f"output {h}", 1.2, 0.8)
-    _frame(axis, apart * out, 4.1, "one axis, kernel 5, stride 2, padding 2: the number on a line is the tap", top=0)
+    title = "one axis, kernel 5, stride 2, padding 2, output_padding 1: the number on a line is the tap"
+    _frame(axis, apart * out, 4.1, title, top=0)
     axis.set_aspect("auto")
 
     left = figure.add_axes((0.05, 0.03, 0.28, 0.42))
@@ -184,12 +185,12 @@ def online_softmax(blocks=6, width=8):
     top.plot(keys.ravel(), scores.ravel(), ".", color="#555555", markersize=4, label="scores of one query")
     edges = np.arange(blocks + 1) * width - 0.5
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    top.stairs(maxima, edges, color="#3d7fb8", linewidth=2, baseline=None, label="m after the block")
-    bottom.stairs(totals, edges, color="#d08a2c", linewidth=2, baseline=None, label="sum after the block")
+    top.stairs(maxima, edges, color="#3d7fb8", linewidth=2, baseline=None, label="m, the largest score so far")
+    bottom.stairs(totals, edges, color="#d08a2c", linewidth=2, baseline=None, label="l, the sum so far")
     for b in range(blocks):
         text = f"× {shrinks[b]:.3f} + {totals[b] - (totals[b - 1] * shrinks[b] if b else 0):.3f}\n= {totals[b]:.3f}"
         bottom.text((b + 0.5) * width - 0.5, totals[b] + 0.3, text, ha="center", va="bottom", fontsize=7, bbox=box)
-    bottom.axhline(whole, color=INK, linewidth=0.8, linestyle=":", label="sum of exp(s - max) of all keys")
+    bottom.axhline(whole, color=INK, linewidth=0.8, linestyle=":", label="the sum of exp(s - m) over all keys")
     bottom.set_ylim(0, max(totals) * 1.75)
     bottom.set_xlabel("key j; shaded and white: blocks of 8 keys", fontsize=8)
     for axis in (top, bottom):
@@ -244,7 +245,7 @@ NORM_BACK = [
 ]  # fmt: skip
 
 
-def traffic(name, bars):
+def traffic(name, bars, title=""):
     """Bars of bytes an element: [(label, [(what, read, written), ...])]."""
     figure, axis = plt.subplots(figsize=(8.2, 0.5 * len(bars) + 0.9))
     for line, (_label, passes) in enumerate(bars):
@@ -257,6 +258,7 @@ def traffic(name, bars):
                 axis.plot((at, at), (line - 0.31, line + 0.31), color=INK, linewidth=0.9)
         words = f"{at} bytes, {len(passes)} passes" if len(passes) > 1 else f"{at} bytes, one pass"
         axis.text(at + 0.8, line, words, va="center", fontsize=8)
+    axis.set_title(title, fontsize=9)
     axis.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=8)
     axis.invert_yaxis()
     longest = max(sum(r + w for _, r, w in passes) for _, passes in bars)
@@ -324,7 +326,7 @@ def main():
     fused = [("bce_with_logits", 4, 0)], [("its backward", 4, 4)]
     bars = zip(("forward, by operation", "forward, fused", "backward, by operation", "backward, fused"),
                (BCE, fused[0], BCE_BACK, fused[1]))  # fmt: skip
-    traffic("losses-traffic", list(bars))
+    traffic("losses-traffic", list(bars), "bce_with_logits, its mean, the target one number, float32")
     traffic(
         "norms-traffic",
         [

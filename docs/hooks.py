@@ -41,11 +41,11 @@ LINK = re.compile(r"(\]\(|^\[[^]\n]+\]: )([^)#\s]+)", re.MULTILINE)
 
 
 class WithoutNext(griffe.Extension):
-    """Leaves out the line of a docstring that names the file to read next: it is not about the module."""
+    """Leaves out the lines of a docstring that name a page and the file to read next: they are not about the module."""
 
     def on_module(self, *, mod, **_):
         if mod.docstring:
-            mod.docstring.value = mod.docstring.value.partition("\n# next:")[0]
+            mod.docstring.value = re.split(r"\n# (?:why|next):", mod.docstring.value)[0]
 
 
 def on_config(config):

@@ -9,6 +9,8 @@ decided by the process:
 
 Block sizes come from the tables in kernels/blocks (`blocks`). The GPU's side of this file was written from the source
 of Triton 3.6 and has not run on a device yet.
+
+# next: kernels/check.py, what the compiler made of them
 """
 
 import contextlib

@@ -5,8 +5,9 @@
     DEVICE  shapes that only a GPU is asked: `make gpu-check` judges and times them
 
 Whoever checks operations (gradients, PyTorch, purity, the ledger, the kernels) goes through these. A case is written in
-the file of its family in tests/cases/. `expected` says which implementation has to run, so that a kernel that is
-never chosen turns a test red; `covered` says which operations a list of cases runs, so that a forgotten one does.
+the file of its family in tests/cases/. `expected` says which implementation has to run where kernels are switched off
+(that each CPU kernel runs is tests/test_cpu_kernels.py's matter, each GPU kernel tests/test_interpreter.py's);
+`covered` says which operations a list of cases runs, so that a forgotten one turns a test red.
 """
 
 from core import Tensor
@@ -49,7 +50,10 @@ def expected(case, dtype) -> str:
 
 
 def family(op: str) -> str:
-    return next(name for name, ops in FAMILIES.items() if op in ops)
+    for name, ops in FAMILIES.items():
+        if op in ops:
+            return name
+    raise LookupError(f"family: operation is {op!r}, should be in one of FAMILIES in tests/specs.py")
 
 
 def case_id(case):

@@ -42,6 +42,7 @@ FUNCTIONS = {
         (lambda: F.group_norm(i(2, 4), 2), "group_norm", "x", "int64", "floating"),
         (lambda: F.upsample_nearest(i(1, 2, 2, 1)), "upsample_nearest", "x", "int64", "floating"),
         (lambda: F.timestep_embedding(i(2) > 0, 4), "timestep_embedding", "t", "boolean"),
+        (lambda: F.elbo(f(2, 3), f(2, 3), f(2, 1), f(2, 1), beta=leaf()), "elbo", "beta", "requires a gradient"),
     ),
     **rows(
         ValueError,

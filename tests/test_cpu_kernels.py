@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from core import dispatch
-from core.dispatch import use
+from core.dispatch import recording, use
 from core.table import TABLE, Kernel
 from kernels.cpu import winograd
 from tests.comparing import compare, random_dys, run_ours
 from tests.purity import check_purity, saved_in_vain
-from tests.specs import BENCH, BY_NAME, CASES, NOTHING_RUNS, case_id, run
+from tests.specs import BENCH, BY_NAME, CASES, DIFFERENTIABLE, NOTHING_RUNS, case_id, run
 
 MINE = {name for name, row in TABLE.items() if isinstance(row.kernels.get("cpu"), Kernel)}
 KERNEL_CASES = [c for c in CASES if c.op in MINE and c.name not in NOTHING_RUNS]
@@ -40,6 +40,16 @@ def judged_on_kernels(case):
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=case_id)
 def test_float32(case):
     judged_on_kernels(case)
+
+
+@pytest.mark.parametrize("op", sorted(MINE & DIFFERENTIABLE))
+def test_the_kernel_of_each_operation_runs_in_a_case(op):
+    """Or all its cases could pass on the reference, each for a limit that gives a reason."""
+    with use("auto"), recording() as log:
+        for case in KERNEL_CASES:
+            if case.op == op:
+                run(case, case.arrays(np.float32))
+    assert (op, "numba") in log
 
 
 @pytest.mark.full

@@ -11,7 +11,8 @@ import core.random
 from core import Generator, KernelLimit, Tensor, dispatch, explain, use
 from core.dispatch import on, recording
 from core.op import Op
-from core.table import TABLE, Kernel, Row
+from core.table import TABLE, Kernel, Row, Why, _kernel
+from tests.test_house import ROOT
 
 # A kernel whose results cannot be mistaken for the reference's: y is 100 too large, the gradient is 7.
 FAKE = Op("exp", lambda x: (np.exp(x) + 100, ()), lambda saved, dy, needs: (np.full_like(dy, 7),), backend="fake")
@@ -203,6 +204,14 @@ def test_explain_a_drawing():
 
 
 # --- the table itself ----------------------------------------
+
+
+def test_a_row_names_a_file_or_says_why_there_is_none():
+    assert _kernel("f", "cpu", Why("short"), ("float32",)) == "reference by design: short"
+    for row in TABLE.values():
+        for kernel in row.kernels.values():
+            if isinstance(kernel, Kernel) and kernel.where.startswith("kernels."):
+                assert (ROOT / kernel.where.partition(":")[0].replace(".", "/")).with_suffix(".py").exists(), kernel
 
 
 def test_state_operations_are_those_whose_names_end_in_an_underscore():

@@ -1,6 +1,7 @@
 """Rules about the source itself: who may import what, how long a file gets, where the next thing to read is."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,35 @@ def test_every_file_is_short_and_says_what_it_is(path):
     source = path.read_text(encoding="utf-8")
     assert source.count("\n") <= LONGEST
     assert ast.get_docstring(ast.parse(source)), "a file opens with what lives in it, and why"
+
+
+def told(path, what):
+    """The files that a header names after `# what:`, in order."""
+    line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition(f"# {what}:")[2]
+    return [ROOT / name for name in re.findall(r"[\w-]+(?:/[\w-]+)+\.(?:py|md)", line.partition("\n# ")[0])]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_to_read_next_and_why_is_there(path):
+    missing = [name for what in ("next", "why") for name in told(path, what) if not name.exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "on_the_way"),
+    [
+        ("core/op.py", "core/functional/__init__.py", "core/reference/conv.py"),
+        ("kernels/cpu/common.py", "kernels/gpu/common.py", "kernels/cpu/*.py"),
+        ("kernels/gpu/common.py", "kernels/check.py", "kernels/gpu/*.py"),
+    ],
+)
+def test_the_chain_of_next_files_leaves_none_out(first, last, on_the_way):
+    seen, path = [], ROOT / first
+    while path != ROOT / last:
+        assert path not in seen, f"{path} comes twice"
+        seen.append(path)
+        path = told(path, "next")[0]
+    assert {p for p in ROOT.glob(on_the_way) if p.name != "__init__.py"} <= set(seen)
 
 
 def test_public_functions_have_docstrings_or_are_plain_names():

@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import yaml
@@ -16,6 +17,8 @@ from tests.test_house import ROOT
 PATTERNS = ("README*.md", "docs/**/*.md", "bench/results/*.md", "models/data/README.md")
 PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HOLE = re.compile(r"^( *)\.\.\.  # .+\n", re.MULTILINE)  # in an exercise, where the reader's lines go
+SOLUTION = re.compile(r"^<details markdown>.*?^```python\n(.*?)^```$.*?^</details>$", re.MULTILINE | re.DOTALL)
 FOLDERS = r"(?:core|models|kernels|bench|tests|docs|locks)"
 by_path = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -31,12 +34,16 @@ def prose(page):
 
 
 def examples(page):
-    """(code, what it prints) of every Python block: what the next block says if that is text, else nothing."""
-    blocks = list(FENCE.finditer(text(page)))
+    """(code, what it prints) of every Python block: what the next block says if that is text, else nothing. The hole of
+    an exercise holds its solution, the next one on the page."""
+    shut, solutions = SOLUTION.sub("", text(page)), iter(SOLUTION.findall(text(page)))
+    blocks = list(FENCE.finditer(shut))
     for block, after in zip(blocks, [*blocks[1:], None]):
         if block[1] == "python":
-            shown = after and after[1] == "text" and not text(page)[block.end() : after.start()].strip()
-            yield block[2], after[2] if shown else ""
+            shown = after and after[1] == "text" and not shut[block.end() : after.start()].strip()
+            code = HOLE.sub(lambda hole: textwrap.indent(next(solutions), hole[1]), block[2])
+            yield code, after[2] if shown else ""
+    assert next(solutions, None) is None, f"{page.name}: a solution has no hole"
 
 
 def unique_examples():
@@ -52,6 +59,20 @@ def unique_examples():
 def test_examples_print_what_the_pages_say(code, printed):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stderr, done.stdout) == ("", printed)
+
+
+def holes():
+    for page in PAGES:
+        for i, (_, code) in enumerate(FENCE.findall(text(page)), 1):
+            if HOLE.search(code):
+                yield pytest.param(code, id=f"{page.stem}-{i}")
+
+
+@pytest.mark.parametrize("code", [*holes()])
+def test_an_exercise_waits_for_its_solution(code):
+    """With its hole it runs into an error, or prints something else than the page."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout not in {printed for page in PAGES for _, printed in examples(page)} - {""} or done.returncode
 
 
 # --- links, paths, names ----------------------------------------
@@ -124,7 +145,7 @@ DERIVATIONS = [page for page in PAGES if page.parent.name == "kernels" and page.
 def test_a_derivation_leads_to_all_three_implementations_and_has_answered_exercises(page):
     folders = {path.resolve().parent.relative_to(ROOT).as_posix() for path, _ in named(page)}
     assert folders >= {"core/reference", "kernels/cpu", "kernels/gpu"}
-    exercises = text(page).partition("## Exercises")[2]
+    exercises = SOLUTION.sub("", text(page)).partition("## Exercises")[2]
     asked = re.findall(r"^\*\*\d+\.\*\*", exercises, re.MULTILINE)
     assert asked and len(asked) == exercises.count("```python\n") == exercises.count("```text\n")
 
@@ -148,6 +169,14 @@ def test_the_reading_order_knows_how_long_its_files_are(lines, minutes, files):
 
 def test_every_stop_is_counted():
     assert len([*stops()]) == len(re.findall(r"^\d+\. ", text(ROOT / "docs" / "reading-order.md"), re.MULTILINE)) >= 10
+
+
+def test_the_readme_knows_how_long_the_files_of_a_row_are():
+    rows = re.findall(r"^\| .*?([\d,]+) lines.*?\| (`.+`) \|$", text(ROOT / "README.md"), re.MULTILINE)
+    assert rows
+    for lines, files in rows:
+        counted = sum(text(ROOT / path).count("\n") for path in re.findall(r"`([^`]+)`", files))
+        assert abs(int(lines.replace(",", "")) - counted) <= 0.05 * counted, f"{files}: {lines}, they have {counted}"
 
 
 @pytest.mark.parametrize("name", ["README", "docs/source-material"])

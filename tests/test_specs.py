@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from core import dispatch
 from core import functional as F
@@ -34,6 +35,8 @@ def test_enough_is_judged_and_not_the_easy_part():
 def test_every_operation_has_a_case_and_a_family():
     assert covered(SMOOTH) >= DIFFERENTIABLE, f"without a smooth case: {sorted(DIFFERENTIABLE - covered(SMOOTH))}"
     assert set(FAMILIES) == {family(op) for op in DIFFERENTIABLE}
+    with pytest.raises(LookupError, match=r"'cosh', should be in one of FAMILIES in tests/specs\.py"):
+        family("cosh")
 
 
 def test_every_public_function_is_called_by_a_case(monkeypatch):

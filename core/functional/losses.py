@@ -137,6 +137,7 @@ def elbo(recon_logits, x, mu, logvar, *, beta=1.0, parts=False):
     """
     recon_logits, (mu, logvar) = tensor("elbo", "recon_logits", recon_logits), _gaussian("elbo", mu, logvar)
     check.no_gradient("elbo", "x", x)
+    check.no_gradient("elbo", "beta", beta)
     x = tensor("elbo", "x", x)
     check.floating("elbo", recon_logits=recon_logits.data, x=x.data)
     check.matches("elbo", "x", x.shape, recon_logits.shape)

@@ -9,6 +9,8 @@
 (Goodfellow et al. 2014; the hinge: Lim & Ye 2017.) Each term is the mean of f(x) or of f(-x), with slope f'(x) or
 -f'(-x). For f = log(1 + exp), f' is the sigmoid: -sigmoid(-x) has the digits that sigmoid(x) - 1 loses where the
 discriminator is sure and right.
+
+# why: docs/kernels/losses.md
 """
 
 from core.arrays import array_module

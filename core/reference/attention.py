@@ -3,7 +3,11 @@
     s = scale q k^T + bias, -inf where causal, the mask or the bias forbids;   p = softmax(s);   y = p v
 
 Shapes: q (B, h, Tq, d), k (B, h, Tk, d), v (B, h, Tk, dv); mask and bias broadcast to (B, h, Tq, Tk). The reference
-keeps the probabilities; the kernels keep one log-sum-exp a row and compute p again. A row that sees no key gives 0.
+keeps the probabilities, all Tq x Tk of them; the kernels keep the largest score and the sum of exponentials of each
+row, and compute p again. A row that sees no key gives 0.
+
+# why: docs/kernels/attention.md
+# next: core/reference/norm.py
 """
 
 from core.arrays import array_module, unbroadcast

@@ -1,18 +1,22 @@
-"""Convolution as a triangle: three functions of arrays, of which each operation uses all three.
+"""Convolution and its transpose: three functions of arrays, and either operation is made of all three.
 
-    correlate(x, w)          (N, H, W, A) -> (N, OH, OW, B)     conv2d forward;  conv_transpose2d's input gradient
-    spread(y, w)             (N, OH, OW, B) -> (N, H, W, A)     conv_transpose2d forward;  conv2d's input gradient
-    weight_gradient(x, y)    -> (KH, KW, A, B)                  the weight gradient of both
+    correlate(x, w)          (N, H, W, A) -> (N, U, V, B)     conv2d forward;  conv_transpose2d's input gradient
+    spread(y, w)             (N, U, V, B) -> (N, H, W, A)     conv_transpose2d forward;  conv2d's input gradient
+    weight_gradient(x, y)    -> (KH, KW, A, B)                the weight gradient of both
 
-with one weight array w (KH, KW, A, B): A is the side with the larger image, conv2d's Cin and conv_transpose2d's Cout.
-With stride S, dilation D and padding P, tap (i, j) of w links y[oh, ow] with x[S oh + D i - P, S ow + D j - P]:
+x is the large image, y the small one, whichever of them an operation is given; w (KH, KW, A, B) has their channels: A
+is conv2d's Cin and conv_transpose2d's Cout, B the other. With stride S, dilation D and padding P, tap (i, j) of w links
+the pixel y[u, v] with the pixel x[h, c] where h = S u + D i - P and c = S v + D j - P:
 
-    correlate   y[oh, ow] = sum over i, j of x[S oh + D i - P, S ow + D j - P] @ w[i, j]
-    spread      its adjoint: x[h, w] = sum over the (i, j, oh, ow) with h = S oh + D i - P, ... of y[oh, ow] @ w[i, j].T
+    correlate   y[u, v] = sum over the taps i, j      of x[h, c] @ w[i, j]
+    spread      x[h, c] = sum over the links into it  of y[u, v] @ w[i, j].T      (the adjoint)
 
 `correlate` packs the patches of a few images into a matrix and multiplies (implicit GEMM on the GPU). `spread` uses
 the phase decomposition: the output pixels with equal residues mod S see the same taps, so each of the S*S residues is
 a dense stride-1 correlation with a subset of the taps; nothing is scattered and no inserted zero is multiplied.
+
+# why: docs/kernels/convolution.md
+# next: core/reference/attention.py
 """
 
 from core.arrays import array_module, total
@@ -20,9 +24,8 @@ from core.op import Op
 from core.reference.pointwise import activate, activate_backward
 
 BLOCK = 1 << 19  # elements packed at once (2 MB of float32), so that a block is still in cache when it is multiplied
-ROWS = (
-    64  # pixels whose products one weight-gradient block adds up, if it has several images: a shorter sum rounds less
-)
+# Pixels of y in a block of the weight gradient, unless one image has more: a shorter sum rounds less.
+ROWS = 64
 
 
 def _pad(x, ph, pw):
@@ -36,14 +39,15 @@ def _pad(x, ph, pw):
 
 
 def _windows(x, taps, out, stride, dilation):
-    """A view (N, OH, OW, KH, KW, C) of the padded x: every output pixel's patch, without a copy."""
+    """A view (N, *out, KH, KW, C) of the padded x: every output pixel's patch, without a copy."""
     n, h, w, c = x.strides
     strides = (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c)
     return array_module(x).lib.stride_tricks.as_strided(x, (x.shape[0], *out, *taps, x.shape[3]), strides)
 
 
 def _blocks(n, elements, rows=0):
-    """Slices of the batch whose packed patches, `elements` an image, stay within BLOCK, and `rows` within ROWS."""
+    """Slices of the batch: as many images as have BLOCK packed numbers, of `elements` each, and ROWS pixels, of `rows`
+    each if that is given; one image at least."""
     step = max(1, min(BLOCK // max(elements, 1), ROWS // max(rows, 1) if rows else n))
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
@@ -59,14 +63,14 @@ def correlate(x, w, stride, dilation, ph, pw):
     x = _pad(x, ph, pw)
     n, h, width, _ = x.shape
     rh, rw = span((kh, kw), dilation)
-    oh, ow = (h - rh) // stride[0] + 1, (width - rw) // stride[1] + 1
+    u, v = (h - rh) // stride[0] + 1, (width - rw) // stride[1] + 1
     if 4 * b <= a:
-        return _correlate_narrow(x, w, (oh, ow), stride, dilation)
+        return _correlate_narrow(x, w, (u, v), stride, dilation)
     xp = array_module(x)
-    windows, matrix = _windows(x, (kh, kw), (oh, ow), stride, dilation), w.reshape(-1, b)  # ..., (KH KW A, B)
-    y = xp.empty((n, oh, ow, b), x.dtype)
-    for part in _blocks(n, oh * ow * kh * kw * a):
-        patches = windows[part].reshape(-1, kh * kw * a)  # (n OH OW, KH KW A)
+    windows, matrix = _windows(x, (kh, kw), (u, v), stride, dilation), w.reshape(-1, b)  # ..., (KH KW A, B)
+    y = xp.empty((n, u, v, b), x.dtype)
+    for part in _blocks(n, u * v * kh * kw * a):
+        patches = windows[part].reshape(-1, kh * kw * a)  # (n U V, KH KW A)
         xp.matmul(patches, matrix, out=y[part].reshape(-1, b))
     return y
 
@@ -75,17 +79,17 @@ def _correlate_narrow(x, w, out, stride, dilation):
     """Few output channels (128 -> 1): packing would move KH KW A numbers a pixel for little arithmetic, so multiply
     first, which leaves KH KW B of them, and then shift and add."""
     kh, kw, a, b = w.shape
-    (oh, ow), (n, h, width, _) = out, x.shape
+    (u, v), (n, h, width, _) = out, x.shape
     xp = array_module(x)
     matrix = xp.ascontiguousarray(w.transpose(2, 0, 1, 3)).reshape(a, -1)  # (A, KH KW B)
-    y = xp.zeros((n, oh, ow, b), x.dtype)
+    y = xp.zeros((n, u, v, b), x.dtype)
     for part in _blocks(n, h * width * kh * kw * b):
         products = (x[part].reshape(-1, a) @ matrix).reshape(-1, h, width, kh, kw, b)  # (n H W, A) @ (A, KH KW B)
         for i in range(kh):
             for j in range(kw):
                 top, left = i * dilation[0], j * dilation[1]
-                rows = slice(top, top + stride[0] * (oh - 1) + 1, stride[0])
-                cols = slice(left, left + stride[1] * (ow - 1) + 1, stride[1])
+                rows = slice(top, top + stride[0] * (u - 1) + 1, stride[0])
+                cols = slice(left, left + stride[1] * (v - 1) + 1, stride[1])
                 y[part] += products[:, rows, cols, i, j]
     return y
 
@@ -95,7 +99,9 @@ def phase(residue, taps, stride, dilation, padding, size_in, size_out):
 
     Output pixel h = S q + r takes tap i from input oh = (h + P - D i) / S where that is whole. With
     c_i = (r + P - D i) / S the input is q + c_i, which falls as i grows, so the taps are read in reverse.
-    Returns (taps in order of rising input position, spacing of their inputs, (padding before, after)).
+    Returns (taps in order of rising input position, spacing of their inputs, (padding before, after)): the first tap of
+    the first pixel reads input c, so -c zeros go before; the last tap of the last of n pixels reads input n - 1 + c',
+    so n + c' - size_in go after. Either may be negative: inputs that no pixel reads are cut off.
     """
     whole = [i for i in reversed(range(taps)) if (residue + padding - dilation * i) % stride == 0]
     if not whole:
@@ -107,19 +113,19 @@ def phase(residue, taps, stride, dilation, padding, size_in, size_out):
 
 
 def spread(y, w, stride, dilation, padding, out):
-    """The adjoint of `correlate`: y (N, OH, OW, B) -> (N, *out, A), by phases."""
+    """The adjoint of `correlate`: y (N, U, V, B) -> (N, *out, A), by phases."""
     xp = array_module(y)
-    n, oh, ow, _ = y.shape
+    n, u, v, _ = y.shape
     kh, kw, a, _ = w.shape
     x = xp.empty((n, *out, a), y.dtype)
     for r in range(min(stride[0], out[0])):
-        rows, dh, ph = phase(r, kh, stride[0], dilation[0], padding[0], oh, out[0])
+        rows, step_h, ph = phase(r, kh, stride[0], dilation[0], padding[0], u, out[0])
         for c in range(min(stride[1], out[1])):
-            cols, dw, pw = phase(c, kw, stride[1], dilation[1], padding[1], ow, out[1])
+            cols, step_w, pw = phase(c, kw, stride[1], dilation[1], padding[1], v, out[1])
             target = x[:, r :: stride[0], c :: stride[1]]
             if rows and cols:
                 taps = w[rows][:, cols].transpose(0, 1, 3, 2)  # (taps, taps, B, A)
-                target[...] = correlate(y, xp.ascontiguousarray(taps), (1, 1), (dh, dw), ph, pw)
+                target[...] = correlate(y, xp.ascontiguousarray(taps), (1, 1), (step_h, step_w), ph, pw)
             else:
                 target[...] = 0  # stride > kernel: no tap reaches these pixels
     return x
@@ -128,16 +134,16 @@ def spread(y, w, stride, dilation, padding, out):
 def weight_gradient(x, y, taps, stride, dilation, padding):
     """(KH, KW, A, B): for every tap, the sum over pixels of x's value times y's, `patches.T @ y` block by block."""
     xp = array_module(x)
-    (n, oh, ow, b), a = y.shape, x.shape[3]
+    (n, u, v, b), a = y.shape, x.shape[3]
     rh, rw = span(taps, dilation)
-    ph = (padding[0], stride[0] * (oh - 1) + rh - x.shape[1] - padding[0])
-    pw = (padding[1], stride[1] * (ow - 1) + rw - x.shape[2] - padding[1])
+    ph = (padding[0], stride[0] * (u - 1) + rh - x.shape[1] - padding[0])
+    pw = (padding[1], stride[1] * (v - 1) + rw - x.shape[2] - padding[1])
     if 4 * b <= a and stride == (1, 1):
         return _weight_gradient_narrow(x, y, taps, dilation, padding)
-    windows = _windows(_pad(x, ph, pw), taps, (oh, ow), stride, dilation)
+    windows = _windows(_pad(x, ph, pw), taps, (u, v), stride, dilation)
     dw = xp.zeros((taps[0] * taps[1] * a, b), x.dtype)
-    for part in _blocks(n, oh * ow * len(dw), oh * ow):
-        dw += windows[part].reshape(-1, len(dw)).T @ y[part].reshape(-1, b)  # (KH KW A, n OH OW) @ (n OH OW, B)
+    for part in _blocks(n, u * v * len(dw), u * v):
+        dw += windows[part].reshape(-1, len(dw)).T @ y[part].reshape(-1, b)  # (KH KW A, n U V) @ (n U V, B)
     return dw.reshape(*taps, a, b)
 
 
@@ -198,8 +204,8 @@ def _conv_transpose2d(x, w, b, *, stride, padding, output_padding, dilation, act
 def _conv_transpose2d_backward(saved, dy, needs, *, stride, padding, output_padding, dilation, act, negative_slope):
     x, w, activated = saved
     dy = activate_backward(act, activated, dy, negative_slope)
-    oh, ow = x.shape[1:3]
-    dx = correlate(dy, w, stride, dilation, *_both(padding))[:, :oh, :ow] if needs[0] else None
+    u, v = x.shape[1:3]  # an output_padding of a stride or more, which a dilation allows, makes correlate find more
+    dx = correlate(dy, w, stride, dilation, *_both(padding))[:, :u, :v] if needs[0] else None
     dw = weight_gradient(dy, x, w.shape[:2], stride, dilation, padding) if needs[1] else None
     return dx, dw, total(dy, (0, 1, 2)) if needs[2] else None
 

@@ -7,6 +7,9 @@ binary cross entropy with logits:                              L = max(x, 0) - x
                                                                dL/dx = sigmoid(x) - t
 Gaussian KL to the standard normal (Kingma & Welling 2014, appendix B), l the log variance:
                                                                L = -1/2 sum(1 + l - mu^2 - exp(l))
+
+# why: docs/kernels/losses.md
+# next: core/reference/random.py
 """
 
 from core.arrays import array_module, total

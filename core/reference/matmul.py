@@ -1,4 +1,7 @@
-"""Matrix products: matmul with NumPy's batching rules, and linear with its bias and activation."""
+"""Matrix products: matmul with NumPy's batching rules, and linear with its bias and activation.
+
+# why: docs/kernels/others.md
+"""
 
 import math
 

@@ -8,6 +8,9 @@ the axes that were normalised:
 
 In batch norm w is the same for all that is averaged, so that mean(g) = w db / n and mean(g x^) = w dw / n.
 The variance always comes from centred values, never from E[x^2] - E[x]^2, which cancels.
+
+# why: docs/kernels/norms.md
+# next: core/reference/losses.py
 """
 
 import math

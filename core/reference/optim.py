@@ -8,6 +8,8 @@ lr and step are 0-dimensional arrays on the device, so that a captured step read
 
 `taken`, where it is given, is a flag on the device as well: at 0 every bit stays as it was. Nothing branches on it, and
 nothing is multiplied by it either (nan times 0 is nan, and a 0 subtracted may turn -0 into 0): it selects.
+
+# why: docs/kernels/others.md
 """
 
 from core.arrays import array_module

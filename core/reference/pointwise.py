@@ -2,6 +2,9 @@
 
 A rule gets `xp`, then `dy`, the result `y` and the inputs (None where `saves` leaves them out), then the attributes.
 Rules know nothing of broadcasting or dtypes: `_op` broadcasts forward and applies `unbroadcast` once for all of them.
+
+# why: docs/kernels/others.md
+# next: core/tensor.py, which runs an operation and records it
 """
 
 from collections.abc import Callable

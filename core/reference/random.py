@@ -10,6 +10,9 @@ draws inside one step. Element i, in C order, takes
     normal    by Box-Muller from words (0, 1) or (2, 3) of block i // 4
 
 so that every backend draws the same whatever the order in which it works.
+
+# why: docs/kernels/others.md
+# next: core/functional/__init__.py, what users call
 """
 
 import numpy as np

@@ -1,5 +1,8 @@
 """Operations that move or add up numbers: reshape, transpose, indexing, joining, splitting, reductions, enlarging,
-embedding."""
+embedding.
+
+# why: docs/kernels/others.md
+"""
 
 import numpy as np
 

@@ -5,6 +5,8 @@
 
 relu, leaky_relu and tanh are told apart from their result y, which is kept anyway; gelu needs its argument z.
 A slope below zero would hide the sign of z: the operations' limits refuse it.
+
+# next: kernels/cpu/lanes.py, vectors by name
 """
 
 import math

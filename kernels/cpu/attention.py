@@ -26,6 +26,7 @@ Versions    one core of a Zen 5. Products: by BLAS 62 to 95 GF/s at such sizes, 
 Limits      d and dv at most 256. Inputs whose last axis is strided are copied first
 Source      Dao et al. 2022, "FlashAttention", algorithms 1 and 4
 
+# why: docs/kernels/attention.md
 # next: kernels/cpu/attention_backward.py
 """
 

@@ -1,4 +1,8 @@
-"""Attention's backward pass, and the pieces that both passes share; kernels/cpu/attention.py explains it all."""
+"""Attention's backward pass, and the pieces that both passes share; kernels/cpu/attention.py explains it all.
+
+# why: docs/kernels/attention.md
+# next: kernels/cpu/conv.py
+"""
 
 import numpy as np
 from numba import types

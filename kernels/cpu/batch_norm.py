@@ -18,7 +18,8 @@ Versions    nothing of the activation is kept: z costs two operations to make ag
 Limits      act is None, relu or leaky_relu: they are the comparison z <= 0 and a factor
 Source      Chan, Golub & LeVeque 1979 on shifted sums
 
-# next: kernels/cpu/norm.py, norms over rows instead of columns
+# why: docs/kernels/norms.md
+# next: kernels/cpu/losses.py
 """
 
 import numpy as np

@@ -12,7 +12,8 @@ because Numba itself would not notice a change in a function that another one in
 A loop counts from 0 over slices that were taken before it. With an index whose sign the compiler cannot know, as in
 range(start, stop), it would allow for a negative one at every store, element by element: gelu was five times slower.
 
-# next: core/threads.py; kernels/cpu/pointwise.py, the simplest kernels
+# why: docs/kernels/cpu.md
+# next: kernels/cpu/pointwise.py, the simplest kernels
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""conv2d and conv_transpose2d on a CPU: a triangle of correlate, spread and weight gradient, as in the reference.
+"""conv2d and conv_transpose2d on a CPU: made of correlate, spread and the weight gradient, as in the reference.
 
     conv2d             y = correlate(x, w)    dx = spread(dy, w)       dw = weight_gradient(x, dy)
     conv_transpose2d   y = spread(x, w)       dx = correlate(dy, w)    dw = weight_gradient(dy, x)
@@ -10,7 +10,8 @@ Precision   float32; the bias gradient adds in float64
 Limits      activations that their result tells apart: none, relu, tanh, leaky_relu with a slope that is not negative.
             The result is all that the backward pass needs of them, and it is kept anyway
 
-# next: kernels/cpu/direct.py
+# why: docs/kernels/convolution.md; docs/kernels/cpu.md
+# next: kernels/cpu/direct.py, the convolution itself
 """
 
 from itertools import product
@@ -36,7 +37,7 @@ def _axes(taps, stride, dilation, before, count):
 
 
 def correlate(x, w, y, stride, dilation, before, bias=None, slope=LINEAR):
-    """Fill y (N, OH, OW, B) from x (N, H, W, A) and w (KH, KW, A, B)."""
+    """Fill y (N, U, V, B) from x (N, H, W, A) and w (KH, KW, A, B)."""
     bias = np.zeros(w.shape[3], f32) if bias is None else bias
     part = _axes(w.shape[:2], stride, dilation, before, y.shape[1:3])
     if 4 * w.shape[3] <= w.shape[2]:
@@ -49,7 +50,7 @@ def correlate(x, w, y, stride, dilation, before, bias=None, slope=LINEAR):
 
 
 def spread(y, w, x, stride, dilation, padding, bias=None, slope=LINEAR):
-    """Fill x (N, H, W, A) with the adjoint of `correlate`: y (N, OH, OW, B), w (KH, KW, A, B)."""
+    """Fill x (N, H, W, A) with the adjoint of `correlate`: y (N, U, V, B), w (KH, KW, A, B)."""
     bias, turned = np.zeros(w.shape[2], f32) if bias is None else bias, w.transpose(0, 1, 3, 2)  # (KH, KW, B, A)
     if 4 * w.shape[2] <= w.shape[3]:
         narrow.spread(y, w, x, stride, dilation, padding, bias, slope)
@@ -74,7 +75,7 @@ def _phase(y, w, x, axis, r, stride, dilation, padding):
 
 
 def weight_gradient(x, y, taps, stride, dilation, padding):
-    """(KH, KW, A, B) of the correlation that makes y (N, OH, OW, B) from x (N, H, W, A)."""
+    """(KH, KW, A, B) of the correlation that makes y (N, U, V, B) from x (N, H, W, A)."""
     if 4 * y.shape[3] <= x.shape[3] and stride == (1, 1):
         return narrow.weight_gradient(x, y, taps, dilation, padding)
     part = _axes(taps, stride, dilation, padding, y.shape[1:3])

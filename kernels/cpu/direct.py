@@ -17,7 +17,8 @@ Versions    two cores of a Zen 5 (peak 480 GF/s), 7 x 7 and 14 x 14 images. Patc
             a border of zeros, and two tables of offsets instead of patches: 215 to 300, zeros included; this: 380 to
             530, counted as if they were multiplied
 
-# next: kernels/cpu/tiles.py, the sums; kernels/cpu/direct_backward.py, the gradient of w
+# why: docs/kernels/convolution.md; docs/kernels/cpu.md
+# next: kernels/cpu/direct_backward.py, the gradient of its weights
 """
 
 from functools import lru_cache

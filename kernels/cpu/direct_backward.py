@@ -9,7 +9,8 @@ Plan        A tile has ROWS channels of one tap by LANES outputs, and its runs a
 Cost        2 pixels taps A B flops, taps outside the image excepted
 Precision   float32; PIXELS terms in a register, then these sums
 
-# next: kernels/cpu/conv.py, the two operations
+# why: docs/kernels/convolution.md; docs/kernels/cpu.md
+# next: kernels/cpu/narrow.py, for few channels
 """
 
 from functools import lru_cache

@@ -12,7 +12,8 @@ Versions    a thread that looks through all ids for those of its block: no sort,
             add.at and reduceat: the one adds number by number, the other needs dy in sorted order, a copy
 Limits      -V <= ids < V, as NumPy has checked by then
 
-# next: core/reference/shape.py, the same by NumPy's sort
+# why: docs/kernels/others.md
+# next: kernels/cpu/norm.py
 """
 
 import numpy as np

@@ -9,6 +9,7 @@ Plan        LLVM's vector type is given a name here, and some of its operations.
 Precision   float32; exps has an error of 0.7 units of the last place
 Limits      places are counted in C order and not checked
 
+# why: docs/kernels/cpu.md
 # next: kernels/cpu/tiles.py, the matrix product that they make possible
 """
 

@@ -12,7 +12,8 @@ Precision   float32; db adds in float64
 Versions    BLAS alone: 83 GF/s a core on the layers of a small GPT (384 rows, 128 to 512 columns), 200 on large ones
 Limits      activations: none, relu, tanh, leaky_relu with a slope that is not negative, and gelu, which keeps z
 
-# next: kernels/cpu/direct.py, sums in registers for a convolution
+# why: docs/kernels/others.md
+# next: kernels/cpu/attention.py
 """
 
 import math

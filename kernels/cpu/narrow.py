@@ -5,11 +5,12 @@
 
 where the second sum takes the taps for which the division leaves no remainder: the adjoint of the first.
 
-Shapes      x (N, H, W, A), w (KH, KW, A, B), y (N, OH, OW, B); B, or A in `spread`, is small
+Shapes      x (N, H, W, A), w (KH, KW, A, B), y (N, U, V, B); B, or A in `spread`, is small
 Plan        images are shared out over threads; of a block of them BLAS makes z, one loop reads it
 Cost        2 pixels KH KW A B flops, and KH KW B numbers a pixel written and read: a matrix of patches has KH KW A
 
-# next: kernels/cpu/direct.py, for more channels
+# why: docs/kernels/convolution.md; docs/kernels/cpu.md
+# next: kernels/cpu/winograd.py, for many
 """
 
 import numpy as np

@@ -16,7 +16,8 @@ Precision   no operation is contracted or reordered: p, m and v have the bits of
 Versions    NumPy's own loops pass over memory a dozen times
 Limits      float32; arrays of another layout are copied, and copied back where they change
 
-# next: core/optim.py, which calls this
+# why: docs/kernels/others.md
+# next: kernels/gpu/common.py
 """
 
 import functools

@@ -15,7 +15,8 @@ Precision   float32; erf by a rational fit, 5 units of the last place at worst; 
 Versions    NumPy, one core of a Zen 5, 10^5 elements: 0.3 to 8 ns an element forward and 0.3 to 18 backward; these
             take 0.1 to 0.5 (softplus 0.9). exp, log, sums and products are as fast there, and have no kernel
 
-# next: kernels/cpu/matmul.py, where gelu follows a product while it is in cache
+# why: docs/kernels/others.md
+# next: kernels/cpu/activations.py, the same at the end of a convolution
 """
 
 import numpy as np

@@ -18,7 +18,8 @@ Versions    drawing again in the backward pass, as the GPU does, costs more here
 Limits      float32; blocks below 2^64
 Source      Salmon et al. 2011; Box & Muller 1958; polynomials of Cephes' sinf and cosf
 
-# next: kernels/cpu/norm.py, which fuses dropout with what stands before it
+# why: docs/kernels/others.md
+# next: kernels/cpu/optim.py
 """
 
 import math

@@ -4,6 +4,7 @@ Shapes      any, n elements in C order
 Plan        the noise is drawn (kernels/cpu/random.py), unless it is given, and drawn again backward: between the passes
             nothing of its size is kept. A latent is small: no more than plain loops
 
+# why: docs/kernels/losses.md
 # next: kernels/cpu/random.py
 """
 

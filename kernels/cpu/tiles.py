@@ -12,7 +12,8 @@ Versions    one core of a Zen 5 (peak 240 GF/s), in cache, M, N, K between 32 an
             loops, four rows by four terms unrolled, which LLVM makes vectors of: 38 to 87, since the sums go through
             memory at every fourth term. This: 205 to 227
 
-# next: kernels/cpu/attention.py, kernels/cpu/matmul.py and kernels/cpu/direct.py, which are made of such products
+# why: docs/kernels/cpu.md
+# next: kernels/cpu/matmul.py, which is made of such products
 """
 
 import numpy as np

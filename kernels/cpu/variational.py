@@ -5,9 +5,10 @@
     elbo              loss = rec + beta kl, where rec and kl are sums of the first two over the number of images
 
 Shapes      bce x any shape, n elements; t the same shape, or one number; mu and logvar the same shape.
-            elbo: recon and x (N, ...), mu and logvar (N, Z), beta one number
+            elbo: recon, the logits of pixels, and x (N, ...), mu and logvar (N, Z), beta one number
 Plan        a piece of the elements for each thread, one pass; the losses of BLOCK elements lie in a tile that stays in
-            cache until they are added up, unless all are wanted. Backward one pass, from the inputs
+            cache until they are added up, unless all are wanted. Backward from the inputs, a block of gradients
+            and then their multiplication by dy. elbo: a loop over pixels, a loop over latents, both ways
 Cost        of n float32 elements: bce 4n bytes (8n with an array of targets), backward 8n (12n); kl 8n and 16n. An
             exponential and a logarithm each decide, not memory
 Precision   float32, in float64 from block to block; the logarithm of 1 + e is taken of e, which keeps its digits where
@@ -17,7 +18,8 @@ Versions    added up in the loop itself, any order allowed, the compiler also re
 Limits      none
 Source      Kingma & Welling 2014, appendix B; the stable bce is torch's
 
-# next: kernels/cpu/lanes.py
+# why: docs/kernels/losses.md
+# next: kernels/cpu/reparameterize.py
 """
 
 import numpy as np
@@ -27,7 +29,7 @@ from core.threads import share
 from kernels.cpu.common import DOUBLE, PIECE, const, exp, f32, floats, inline, kernel, log_near, out, sigmoid
 from kernels.cpu.lanes import LANES, add_product, added_up, fill, load_part
 
-BLOCK = 1024  # losses that are added up in float32
+BLOCK = 1024  # elements that stay in cache from one loop to the next; so many losses are added up in float32
 GRAIN = 1 << 16  # elements below which a second thread costs more than it brings
 
 
@@ -81,15 +83,17 @@ def _bce(x, t, losses, total, start, stop):
 @kernel(const(1), const(1), const(1), out(1), *PIECE, _nrt=False)
 def _bce_slopes(x, t, scale, dx, start, stop):
     """(sigmoid(x) - t) scale; t and scale have an element for each of x, or one for all."""
-    part, to = x[start:stop], dx[start:stop]
-    targets, scales = t[start:stop] if t.size == x.size else t, scale[start:stop] if scale.size == x.size else scale
-    if targets.size == part.size:
-        for i in range(part.size):
-            to[i] = sigmoid(part[i]) - targets[i]
-    else:
-        for i in range(part.size):
-            to[i] = sigmoid(part[i]) - targets[0]
-    multiply(to, scales)
+    for first in range(start, stop, BLOCK):
+        last = min(stop, first + BLOCK)
+        part, to = x[first:last], dx[first:last]
+        if t.size == x.size:
+            targets = t[first:last]
+            for i in range(part.size):
+                to[i] = sigmoid(part[i]) - targets[i]
+        else:
+            for i in range(part.size):
+                to[i] = sigmoid(part[i]) - t[0]
+        multiply(to, scale[first:last] if scale.size == x.size else scale)
 
 
 # --- divergence from the prior ----------------------------------------
@@ -124,13 +128,16 @@ def _kl(mu, logvar, losses, total, start, stop):
 
 @kernel(const(1), const(1), const(1), out(1), out(1), *PIECE, _nrt=False)
 def _kl_slopes(mu, logvar, scale, dmu, dlogvar, start, stop):
-    m, v, to_m, to_v = mu[start:stop], logvar[start:stop], dmu[start:stop], dlogvar[start:stop]
-    scales = scale[start:stop] if scale.size == mu.size else scale
-    for i in range(m.size):
-        to_m[i] = m[i]
-        to_v[i] = f32(0.5) * (beyond(v[i]) + v[i])
-    multiply(to_m, scales)
-    multiply(to_v, scales)
+    """mu scale and (exp(logvar) - 1) / 2 scale, as _bce_slopes."""
+    for first in range(start, stop, BLOCK):
+        last = min(stop, first + BLOCK)
+        m, v, to_m, to_v = mu[first:last], logvar[first:last], dmu[first:last], dlogvar[first:last]
+        for i in range(m.size):
+            to_m[i] = m[i]
+            to_v[i] = f32(0.5) * (beyond(v[i]) + v[i])
+        scales = scale[first:last] if scale.size == mu.size else scale
+        multiply(to_m, scales)
+        multiply(to_v, scales)
 
 
 # --- on the host ----------------------------------------

@@ -26,7 +26,8 @@ Precision   float32: B has entries 0 and +-1 only, and errors are those of the d
 Limits      multiples of 32 channels on both sides; an infinite input makes its whole tile nan
 Source      Winograd 1980; Lavin & Gray 2016
 
-# next: kernels/cpu/conv.py, which chooses between this and kernels/cpu/direct.py
+# why: docs/kernels/convolution.md; docs/kernels/cpu.md
+# next: kernels/cpu/embedding.py
 """
 
 from functools import lru_cache

@@ -1,7 +1,10 @@
 """The activations at the end of fused kernels (linear, conv2d, conv_transpose2d, the norms), and their slopes.
 
 `activate` is the value. `slope` is its derivative from what the forward pass keeps, as the reference keeps it: the
-result for relu and tanh, the input for the others (`KEEPS_INPUT`). kernels/gpu/pointwise.py uses the same functions.
+result for relu and tanh, the input for the others (`KEEPS_INPUT`). One exception: of leaky_relu with a positive slope
+conv.py keeps the result, whose sign is the input's. kernels/gpu/pointwise.py uses the same functions.
+
+# next: kernels/gpu/pointwise.py
 """
 
 import triton
@@ -9,7 +12,7 @@ import triton.language as tl
 
 from kernels.gpu.common import sigmoid
 
-KEEPS_INPUT = ("leaky_relu", "gelu", "gelu_tanh")  # the others' slopes follow from the result
+KEEPS_INPUT = ("leaky_relu", "gelu", "gelu_tanh")  # the others' slopes follow from the result, leaky_relu's may
 
 
 @triton.jit

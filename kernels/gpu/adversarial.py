@@ -15,6 +15,9 @@ Precision   float32 inside. -sigmoid(-x), not sigmoid(x) - 1, keeps the gradient
 Versions    gradients stored by the forward pass would still wait for dy: as many launches, more bytes
 Limits      none: any shapes, any numbers of elements below 2^63
 Source      Goodfellow et al. 2014; Lim & Ye 2017; untested on a device: all of it
+
+# why: docs/kernels/losses.md
+# next: kernels/gpu/norm.py
 """
 
 import triton

@@ -10,25 +10,32 @@ Shapes      q (B, h, Tq, d), k (B, h, Tk, d), v (B, h, Tk, dv) -> y (B, h, Tq, d
 Plan        forward   program = M queries of one head: walks over tiles of N keys with a running maximum and sum, and
                       stores y, and top and total with lse = top + log(total). Few queries (decoding) would leave the
                       device idle: then the keys are split among programs, and `_combine` weighs their results
-            backward  computes p = e^(s - lse) again. One launch for delta, one for dk and dv (program = N keys, walks
-                      over queries, on transposed scores), one for dq (program = M queries, walks over keys), one for
-                      dbias (program = a tile of the bias, walks over all that it was broadcast to)
+            backward  computes p = e^(s - level) again, level being lse or top (see Precision). One launch for level and
+                      delta, one for dk and dv (program = N keys, walks over queries, on transposed scores), one for dq
+                      (program = M queries, walks over keys), one for dbias (program = a tile of the bias, walks over
+                      all that it was broadcast to)
             causal: tiles of which all is hidden are skipped, except for dbias
 Cost        forward 2 Tq Tk (d + dv) flops a head, backward 2 Tq Tk (4 d + 3 dv) (five products are enough, two are
             computed twice), dbias as much again as dq; bytes q, k, v, y once a tile of the other side; nothing of size
             Tq Tk is stored except a bias and its gradient
 Precision   scores, sums and the accumulators float32; products in tf32x3 for float32, whose factors for float16 are
             rounded to float16 (p and ds too). delta needs all digits of y: for float16 a float32 copy of y is saved.
-            Where one key has all the weight, dp - delta would be the difference of two roundings: ds is set to 0
+            Where one key has all the weight, dp - delta would be the difference of two roundings: ds is set to 0.
+            Backward in float32 takes level = top and divides dy by total before: lse would be rounded. In float16 the
+            divided dy could underflow: level = lse
 Versions    backward as one kernel needs atomics for dq, in an order that varies: two kernels compute s twice instead.
-            s = q k^T, then p^T as left factor, would transpose in registers (silently wrong on Hopper before Triton
-            3.7.1): dk and dv compute k q^T. lse and delta lie side by side, since two loads of one row each are issued
-            in 4-byte pieces for every thread. Scores in base 2 would save one multiplication a score, but round once
-            more (largest error of a test 1.7e-6, now 1.3e-6). A row that sees nothing gets lse = inf, so that p = 0
+            s = q k^T, then p^T as left factor, would transpose in registers (on Hopper, Triton before 3.7.1 computes
+            wrong numbers there and says nothing): dk and dv compute k q^T. level and delta lie side by side, since two
+            loads of one row each are issued in 4-byte pieces for every thread. Scores in base 2 would save one
+            multiplication a score, but round once more (largest error of a test 1.7e-6, now 1.3e-6). A row that sees
+            nothing gets level = inf, so that p = 0
 Limits      d and dv at most 256. From 129 on the float32 backward pass spills registers, a float32 dbias from 65 on.
             Views (of a cache, of one projection for all heads) are copied first. float16 ds above 65504 overflows
 Source      Dao et al. 2022, "FlashAttention", algorithms 1 and 4; split keys: "Flash-Decoding" (2023);
             untested on a device: all of it
+
+# why: docs/kernels/attention.md
+# next: kernels/gpu/attention_backward.py
 """
 
 import triton

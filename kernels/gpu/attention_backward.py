@@ -1,4 +1,11 @@
-"""Attention's backward pass, and the pieces that both passes share; kernels/gpu/attention.py explains it all."""
+"""Attention's backward pass, and the pieces that both passes share; kernels/gpu/attention.py explains it all.
+
+In loops over tiles `disable_licm` forbids the compiler to move what does not change out of the loop ("loop-invariant
+code motion"): three TF32 passes split each operand in two, and what was split before the loop would stay in registers.
+
+# why: docs/kernels/attention.md
+# next: kernels/gpu/conv.py
+"""
 
 import math
 
@@ -19,7 +26,7 @@ def tile(ptr, base, start, T, D: tl.constexpr, ROWS: tl.constexpr, W: tl.constex
 
 @triton.jit
 def put(ptr, x, base, start, T, D: tl.constexpr, ROWS: tl.constexpr, W: tl.constexpr):
-    """Store what `_tile` loads."""
+    """Store x where `tile` would load it."""
     r, c = tl.arange(0, ROWS)[:, None], tl.arange(0, W)[None, :]
     tl.store(ptr + (base + start) * D + r * D + c, x, mask=(start + r < T) & (c < D))
 
@@ -71,22 +78,23 @@ def _delta(
     y_ptr, dy_ptr, top_ptr, total_ptr, stats_ptr, scaled_ptr, rows,
     DV: tl.constexpr, WV: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """stats[row] = (lse, delta) of M rows: lse = inf if a row sees nothing, delta = inf if one key has all weight.
+    """stats[row] = (level, delta) of M rows: level = inf if a row sees nothing, delta = inf if one key has all weight.
 
-    With scaled_ptr the row's sum leaves p for dy: scaled = dy / total, (top, delta / total), p = exp(s - top) not yet
-    divided. ds and dv are the same, and s - top has the digits that s - lse rounds away."""
+    Without scaled_ptr level = lse, delta = dy . y and p = exp(s - level). With it the row's sum leaves p for dy: scaled
+    = dy / total, level = top, delta = scaled . y, and exp(s - level) is total p. Each term of dv = p^T dy and of
+    ds = p (dy v^T - delta) has p and dy once, so both are the same; s - top has the digits that s - lse rounds away."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_M
     i = first + tl.arange(0, BLOCK_M)
     y = tile(y_ptr, 0, first, rows, DV, BLOCK_M, WV)  # (M, WV)
     dy = tile(dy_ptr, 0, first, rows, DV, BLOCK_M, WV).to(tl.float32)
     total = tl.load(total_ptr + i, mask=i < rows, other=1.0)  # (M,)
-    lse = tl.load(top_ptr + i, mask=i < rows, other=0.0)
+    level = tl.load(top_ptr + i, mask=i < rows, other=0.0)
     if scaled_ptr is not None:
         dy = dy / tl.where(total == 0.0, 1.0, total)[:, None]
         put(scaled_ptr, dy, 0, first, rows, DV, BLOCK_M, WV)
     else:
-        lse += tl.log(total)
-    tl.store(stats_ptr + 2 * i, tl.where(total == 0.0, float("inf"), lse), mask=i < rows)
+        level += tl.log(total)
+    tl.store(stats_ptr + 2 * i, tl.where(total == 0.0, float("inf"), level), mask=i < rows)
     tl.store(stats_ptr + 2 * i + 1, tl.where(total == 1.0, float("inf"), tl.sum(y * dy, 1)), mask=i < rows)
 
 
@@ -98,7 +106,7 @@ def _ds(p, dp, delta):
 
 @triton.jit
 def _stats(stats_ptr, base, start, T, ROWS: tl.constexpr):
-    """(lse, delta) of ROWS queries, in one load."""
+    """(level, delta) of ROWS queries, in one load."""
     o = tl.arange(0, 2 * ROWS)
     both = tl.load(stats_ptr + (base + start) * 2 + o, mask=o < 2 * (T - start), other=0.0)
     return tl.split(tl.reshape(both, (ROWS, 2)))
@@ -125,10 +133,10 @@ def _keys_and_values(
     for start in tl.range(lo, Tq, BLOCK_M, disable_licm=PRECISION == "tf32x3"):
         q = tile(q_ptr, z * Tq, start, Tq, D, BLOCK_M, W)  # (M, W)
         dy = tile(dy_ptr, z * Tq, start, Tq, DV, BLOCK_M, WV)  # (M, WV)
-        lse, delta = _stats(stats_ptr, z * Tq, start, Tq, BLOCK_M)  # (M,)
+        level, delta = _stats(stats_ptr, z * Tq, start, Tq, BLOCK_M)  # (M,)
         i = start + tl.arange(0, BLOCK_M)[None, :]  # (1, M)
         s = scores(k, q, mask_ptr, bias_ptr, z, i, j, H, Tq, Tk, scale, offset, MASK, BIAS, CAUSAL, PRECISION)
-        p = tl.exp(s - lse[None, :])  # (N, M)
+        p = tl.exp(s - level[None, :])  # (N, M)
         dv = tl.dot(p.to(dy.dtype), dy, dv, input_precision=PRECISION)
         ds = _ds(p, tl.dot(v, tl.trans(dy), input_precision=PRECISION), delta[None, :])  # (N, M)
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
@@ -151,7 +159,7 @@ def _queries(
         hi = tl.minimum(Tk, first + BLOCK_M + offset)
     q = tile(q_ptr, z * Tq, first, Tq, D, BLOCK_M, W)  # (M, W)
     dy = tile(dy_ptr, z * Tq, first, Tq, DV, BLOCK_M, WV)  # (M, WV)
-    lse, delta = _stats(stats_ptr, z * Tq, first, Tq, BLOCK_M)  # (M,)
+    level, delta = _stats(stats_ptr, z * Tq, first, Tq, BLOCK_M)  # (M,)
     i = first + tl.arange(0, BLOCK_M)[:, None]  # (M, 1)
     dq = tl.zeros((BLOCK_M, W), tl.float32)
     for start in tl.range(0, hi, BLOCK_N, disable_licm=PRECISION == "tf32x3"):
@@ -159,7 +167,7 @@ def _queries(
         v = tile(v_ptr, z * Tk, start, Tk, DV, BLOCK_N, WV)  # (N, WV)
         j = start + tl.arange(0, BLOCK_N)[None, :]  # (1, N)
         s = scores(q, k, mask_ptr, bias_ptr, z, i, j, H, Tq, Tk, scale, offset, MASK, BIAS, CAUSAL, PRECISION)
-        p = tl.exp(s - lse[:, None])  # (M, N)
+        p = tl.exp(s - level[:, None])  # (M, N)
         ds = _ds(p, tl.dot(dy, tl.trans(v), input_precision=PRECISION), delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     put(dq_ptr, dq * scale, z * Tq, first, Tq, D, BLOCK_M, W)
@@ -200,11 +208,11 @@ def _bias(
         dy = tile(dy_ptr, z * Tq, m, Tq, DV, BLOCK_M, WV)  # (M, WV)
         k = tile(k_ptr, z * Tk, n, Tk, D, BLOCK_N, W)  # (N, W)
         v = tile(v_ptr, z * Tk, n, Tk, DV, BLOCK_N, WV)  # (N, WV)
-        lse, delta = _stats(stats_ptr, z * Tq, m, Tq, BLOCK_M)  # (M,)
+        level, delta = _stats(stats_ptr, z * Tq, m, Tq, BLOCK_M)  # (M,)
         i, j = m + tl.arange(0, BLOCK_M)[:, None], n + tl.arange(0, BLOCK_N)[None, :]
         s = scores(q, k, mask_ptr, bias_ptr, z, i, j, H, Tq, Tk, scale, offset, MASK, BIAS, CAUSAL, PRECISION)
         dp = tl.dot(dy, tl.trans(v), input_precision=PRECISION)
-        total += _ds(tl.exp(s - lse[:, None]), dp, delta[:, None])  # (M, N)
+        total += _ds(tl.exp(s - level[:, None]), dp, delta[:, None])  # (M, N)
     if not OWN[2]:
         total = tl.sum(total, 0, keep_dims=True)  # (1, N)
     if not OWN[3]:

@@ -18,6 +18,9 @@ Versions    nothing of the activation is kept: z costs three operations a value 
             eight: twice the registers and eight times the integer work
 Limits      none: any number of rows and channels, weights or not
 Source      Chan, Golub & LeVeque 1979 for joining; untested on a device: all of it
+
+# why: docs/kernels/norms.md
+# next: kernels/gpu/attention.py
 """
 
 import triton

@@ -1,4 +1,7 @@
-"""What several kernel files need: numbers computed without losing digits, and arrays made ready for a launch."""
+"""What several kernel files need: numbers computed without losing digits, and arrays made ready for a launch.
+
+# next: kernels/gpu/variational.py, the simplest kernels
+"""
 
 import math
 

@@ -1,15 +1,16 @@
 """Convolution and transposed convolution, channels last, as implicit matrix products: nothing is packed or scattered.
 
-With one weight array w (KH, KW, A, B), stride S, dilation D and padding P, as in core/reference/conv.py:
+As in core/reference/conv.py: the large image (N, H, W, A), the small one (N, U, V, B), w (KH, KW, A, B), and the links
+h = S u + D i - P, c = S v + D j - P of pixel (u, v), tap (i, j) and pixel (h, c), with stride S, dilation D, padding P:
 
-    correlate   y[oh, ow] = sum over taps (i, j) of x[S oh + D i - P, S ow + D j - P] @ w[i, j]
-    spread      its adjoint: the same pairs of pixels, read from the other side, times w[i, j].T
+    correlate   small[u, v] = sum over the taps           of large[h, c] @ w[i, j]
+    spread      large[h, c] = sum over the links into it  of small[u, v] @ w[i, j].T
 
 Correlate is conv2d, and conv_transpose2d's dx; spread is conv_transpose2d, and conv2d's dx. What is summed over pixels,
-dw and db, is in conv_weight.py.
+dw and db, is in conv_weight.py. One kernel does both: its x is what comes in and its y what goes out.
 
-Shapes      x (N, H, W, CI), y (N, OH, OW, CO), w (KH, KW, CI, CO) for correlate and (KH, KW, CO, CI) for spread;
-            an Axis holds K, S, P, D of the rows or of the columns
+Shapes      x (N, IH, IW, CI), y (N, OH, OW, CO): the large and the small image for correlate, with CI = A, CO = B, and
+            the other way round for spread. An Axis holds K, S, P, D of the rows or of the columns
 Phases      output row S q + r of spread takes tap i from input row q + (r + P - D i) / S where that is whole. With
             g = gcd(S, D) these are every (S/g)-th tap, the first being (r + P)/g times the inverse of D/g, mod S/g;
             from one to the next the input row falls by D/g. So each residue r is a dense stride-1 correlation
@@ -19,8 +20,8 @@ Plan        a program makes BLOCK_M pixels x BLOCK_N channels of y, of one phase
             not divide CI, a block of k holds parts of several taps, so an image of 1 or 3 channels wastes nothing.
             BLOCK_N = 1 serves one channel, a GAN's last layer, on the ordinary cores: a tensor core would compute 16
             columns to use one
-Cost        2 N OH OW KH KW A B flops (spread: no inserted zero is multiplied); every array once as long as L2 holds the
-            rows in flight
+Cost        2 N U V KH KW A B flops, either way (spread multiplies no inserted zero); every array once as long as L2
+            holds the rows in flight
 Precision   products of float32 in three TF32 passes ("tf32x3"); the compiler sums each block of k from zero and adds
             that to the float32 total, so the tensor cores' cruder rounding does not pile up. float16 is only stored
 Versions    read in compiled code, not timed: nested loops over taps drain the pipeline at every tap; tl.range(flatten)
@@ -29,6 +30,9 @@ Versions    read in compiled code, not timed: nested loops over taps drain the p
             agree
 Limits      kernels to 31 taps an axis (bits of a mask); below 2^31 pixels, and elements of one image and of w
 Source      phases: Dumoulin and Visin 2016, section 4; untested on a device: all of it
+
+# why: docs/kernels/convolution.md
+# next: kernels/gpu/conv_weight.py, the sums over pixels
 """
 
 import math
@@ -79,7 +83,7 @@ def _inside(position, size, taps, STEP: tl.constexpr, AXIS: tl.constexpr):
 
 @triton.jit
 def _gather(
-    x_ptr, w_ptr, b_ptr, y_ptr, kept_ptr, images, H, W, OH, OW, negative_slope,
+    x_ptr, w_ptr, b_ptr, y_ptr, kept_ptr, images, IH, IW, OH, OW, negative_slope,
     CI: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, SPREAD: tl.constexpr, ACT: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -100,16 +104,16 @@ def _gather(
         out_w: tl.constexpr = 1
         rh, rw, first_h, first_w = 0, 0, 0, 0
         taps_h, start_h, taps_w, start_w = ROWS.taps, -ROWS.padding, COLS.taps, -COLS.padding
-    QH, QW = tl.cdiv(OH, out_h), tl.cdiv(OW, out_w)
+    PH, PW = tl.cdiv(OH, out_h), tl.cdiv(OW, out_w)  # rows and columns of output pixels in a phase
     tile = program // (out_h * out_w)
     m = tile // tl.cdiv(CO, BLOCK_N) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile % tl.cdiv(CO, BLOCK_N) * BLOCK_N + tl.arange(0, BLOCK_N)
-    image, qh, qw = m // (QH * QW), m // QW % QH, m % QW
+    image, qh, qw = m // (PH * PW), m // PW % PH, m % PW
     ih = qh * (1 if SPREAD else ROWS.stride) + start_h
     iw = qw * (1 if SPREAD else COLS.stride) + start_w
-    bits_h = tl.where(image < images, _inside(ih, H, taps_h, step_h, ROWS), 0)
-    bits_w = _inside(iw, W, taps_w, step_w, COLS)
-    x_row = x_ptr + ((image.to(tl.int64) * H + ih) * W + iw) * CI  # (BLOCK_M,)
+    bits_h = tl.where(image < images, _inside(ih, IH, taps_h, step_h, ROWS), 0)
+    bits_w = _inside(iw, IW, taps_w, step_w, COLS)
+    x_row = x_ptr + ((image.to(tl.int64) * IH + ih) * IW + iw) * CI  # (BLOCK_M,)
 
     total = taps_h * taps_w * CI
     acc = tl.zeros((BLOCK_M, BLOCK_K if BLOCK_N == 1 else BLOCK_N), tl.float32)
@@ -122,7 +126,7 @@ def _gather(
         c = k % CI
         th = tl.minimum(tap // tl.maximum(taps_w, 1), 31)  # no image has bit 31 set: a k past the end reads nothing
         tw = tap % tl.maximum(taps_w, 1)
-        x_at = (th * step_h * W + tw * step_w) * CI + c
+        x_at = (th * step_h * IW + tw * step_w) * CI + c
         hit = (bits_h[:, None] >> th[None, :]) & (bits_w[:, None] >> tw[None, :]) & 1  # (BLOCK_M, BLOCK_K)
         x = tl.load(x_row[:, None] + x_at[None, :], mask=hit != 0, other=0.0)
         if SPREAD:

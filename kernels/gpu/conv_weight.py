@@ -1,16 +1,16 @@
 """What convolutions sum over pixels: the weight gradient of both, and the way back through bias and activation.
 
-    dw[i, j] = sum over the pixels of x[S oh + D i - P, S ow + D j - P] (outer product) y[oh, ow]     (KH, KW, A, B)
+    dw[i, j] = sum over the pixels (u, v) of x[S u + D i - P, S v + D j - P] (outer product) y[u, v]     (KH, KW, A, B)
     db       = sum over the pixels of dy act'(.)
 
-x is the side with the larger image, (N, H, W, A): conv2d's x, conv_transpose2d's dy. y (N, QH, QW, B) is the other.
+x is the large image, (N, H, W, A): conv2d's x, conv_transpose2d's dy. y (N, U, V, B) is the small one.
 
 Shapes      dw is a matrix of KH KW A rows, (tap, channel of x), and B columns; pixels are those of y
 Plan        _weights: a program makes BLOCK_A x BLOCK_B of dw over one share of the pixels, BLOCK_Q at a time; x comes
             in transposed. _add_parts adds the shares in a fixed order. If BLOCK_A does not divide A, a block of rows
             holds parts of several taps: an image of one channel fills it. BLOCK_B = 1 is one channel of y, without
             tensor cores. _activation_backward: dy act'(.) and the parts of db in one pass over dy
-Cost        2 pixels KH KW A B flops; x and y once for each block of dw that L2 does not serve, and 8 bytes for each
+Cost        2 N U V KH KW A B flops; x and y once for each block of dw that L2 does not serve, and 8 bytes for each
             element of dw and share. _activation_backward: three arrays of y's size, one if there is no activation
 Precision   as conv.py; shares are summed in float32
 Versions    read in compiled code, not timed: row by row of y needs wide images (BLOCK_Q pixels); this form divides to
@@ -18,6 +18,9 @@ Versions    read in compiled code, not timed: row by row of y needs wide images 
             registers is not copied asynchronously on sm_80
 Limits      below 2^31 pixels, and elements of one image and of dw
 Source      split sums: any GEMM library's split-K; untested on a device: all of it
+
+# why: docs/kernels/convolution.md
+# next: kernels/gpu/matmul.py
 """
 
 import math
@@ -36,10 +39,11 @@ PROGRAMS = 264  # that fill a GPU: two for each of an H100's 132 multiprocessors
 @triton.jit
 def _weights(
     x_ptr, y_ptr, part_ptr, pixels, share, A: tl.constexpr, B: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-    QH: tl.constexpr, QW: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, PRECISION: tl.constexpr,
+    U: tl.constexpr, V: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    """part[s] (KH KW A, B) = the sum over share s of y's pixels of x (at every tap) times y."""
+    """part[s] (KH KW A, B) = the sum over share s of y's pixels of x (at every tap) times y: q counts all pixels of y,
+    x is read at (su + off_h, sv + off_w) = (S u + D i - P, S v + D j - P)."""
     length: tl.constexpr = ROWS.taps * COLS.taps * A
     columns, tiles = tl.cdiv(B, BLOCK_B), tl.cdiv(length, BLOCK_A) * tl.cdiv(B, BLOCK_B)
     tile, s = tl.program_id(0) % tiles, tl.program_id(0) // tiles
@@ -50,20 +54,20 @@ def _weights(
         tap = tl.full((BLOCK_A,), top // A, tl.int32)
     else:
         tap = row // A
-    dh = tap // COLS.taps * ROWS.dilation - ROWS.padding
-    dw = tap % COLS.taps * COLS.dilation - COLS.padding
-    x_row = (dh * W + dw) * A + row % A
+    off_h = tap // COLS.taps * ROWS.dilation - ROWS.padding
+    off_w = tap % COLS.taps * COLS.dilation - COLS.padding
+    x_row = (off_h * W + off_w) * A + row % A
 
     acc = tl.zeros((BLOCK_A, BLOCK_Q if BLOCK_B == 1 else BLOCK_B), tl.float32)
     last = tl.minimum((s + 1) * share, pixels)
     for start in range(s * share, last, BLOCK_Q):
         q = start + tl.arange(0, BLOCK_Q)
-        image, qh, qw = q // (QH * QW), q // QW % QH * ROWS.stride, q % QW * COLS.stride
-        ih, iw = qh[None, :] + dh[:, None], qw[None, :] + dw[:, None]  # (BLOCK_A, BLOCK_Q)
+        image, su, sv = q // (U * V), q // V % U * ROWS.stride, q % V * COLS.stride
+        ih, iw = su[None, :] + off_h[:, None], sv[None, :] + off_w[:, None]  # (BLOCK_A, BLOCK_Q)
         inside = (ih >= 0) & (ih < H) & (iw >= 0) & (iw < W) & (q < last)[None, :]
         if length % BLOCK_A != 0:
             inside &= (row < length)[:, None]
-        x_at = ((image * H + qh) * W + qw).to(tl.int64) * A
+        x_at = ((image * H + su) * W + sv).to(tl.int64) * A
         x = tl.load(x_ptr + x_at[None, :] + x_row[:, None], mask=inside, other=0.0)
         if BLOCK_B == 1:
             y = tl.load(y_ptr + q.to(tl.int64) * B + col, mask=q < last, other=0.0)
@@ -124,16 +128,16 @@ def width_of(channels):
 
 
 def weight_gradient(x, y, axes):
-    """(KH, KW, A, B) from x (N, H, W, A) and y (N, OH, OW, B)."""
-    xp, (_, h, width, a), (n, qh, qw, b) = array_module(x), x.shape, y.shape
+    """(KH, KW, A, B) from x (N, H, W, A) and y (N, U, V, B)."""
+    xp, (_, h, width, a), (n, u, v, b) = array_module(x), x.shape, y.shape
     taps = axes["ROWS"].taps, axes["COLS"].taps
     config = blocks("conv", f"weights_{width_of(b)}", x.dtype, math.prod(taps) * a)
-    pixels, step = n * qh * qw, config["BLOCK_Q"]
+    pixels, step = n * u * v, config["BLOCK_Q"]
     tiles = cdiv(math.prod(taps) * a, config["BLOCK_A"]) * cdiv(b, config["BLOCK_B"])
     share = max(cdiv(cdiv(pixels, cdiv(PROGRAMS, tiles)), step), 4) * step  # at least four steps a program
     parts = max(cdiv(pixels, share), 1)
     part = xp.empty((parts, *taps, a, b), "float32" if parts > 1 else x.dtype)
-    constants = {"A": a, "B": b, "H": h, "W": width, "QH": qh, "QW": qw, "PRECISION": precision_of(x)}
+    constants = {"A": a, "B": b, "H": h, "W": width, "U": u, "V": v, "PRECISION": precision_of(x)}
     launch(_weights, (tiles * parts,), x, y, part, pixels, share, **constants, **axes, **config)
     return _add(part, x.dtype)
 

@@ -13,6 +13,9 @@ Versions    atomic adds: another result each time. Sorting the ids and adding ru
             products in the tensor cores: 2nVD flops, and an inf in one row would reach its neighbours as nan
 Limits      0 <= ids < V, as the model checks on the host; V/BLOCK_V * n comparisons: meant for up to 100,000 ids
 Source      untested on a device: all of it
+
+# why: docs/kernels/others.md
+# next: kernels/gpu/random.py
 """
 
 import triton

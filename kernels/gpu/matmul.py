@@ -17,6 +17,9 @@ Versions    splits added atomically: no second launch, but another result each t
             once instead. Operands broadcast along some batch axes only are copied: it is rare
 Limits      floating arrays; none on shapes
 Source      the grouped order is that of Triton's tutorial 3; untested on a device: all of it
+
+# why: docs/kernels/others.md
+# next: kernels/gpu/activations.py
 """
 
 import math

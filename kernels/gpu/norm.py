@@ -19,6 +19,9 @@ Versions    kept x^ would save one subtraction and one product a value, and cost
 Limits      none: any number of rows and columns, weights or not
 Source      the strips of the backward pass are Liger's. Batch norm has a file of its own, imported here so that all
             norms are found in this one. Untested on a device: all of it
+
+# why: docs/kernels/norms.md
+# next: kernels/gpu/batch_norm.py
 """
 
 import triton

@@ -17,6 +17,9 @@ Versions    seed and draw as constants of the kernel would compile one for every
             that nothing is specialised on. tl.rand has other counters, tl.cos a slow path for angles that cannot occur
 Limits      none: any shape, any number of elements below 2^63
 Source      Salmon et al. 2011; Box & Muller 1958; polynomials of Cephes' sinf and cosf. Untested on a device: all of it
+
+# why: docs/kernels/others.md
+# next: kernels/gpu/optim.py
 """
 
 import triton

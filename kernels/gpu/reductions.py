@@ -22,6 +22,9 @@ Versions    mapped with strides as arguments: 12 more numbers a launch and no wi
             one kernel would spare gradients under broadcasting a write and a read: worth it where a model shows it
 Limits      floating results; fewer than 2^31 tiles
 Source      nan wins, and ties share, as in NumPy and torch; untested on a device: all of it
+
+# why: docs/kernels/others.md
+# next: kernels/gpu/embedding.py
 """
 
 import functools

@@ -12,6 +12,9 @@ Precision   float32 inside, whatever is stored: noise that is drawn is never rou
 Versions    exp(logvar / 2) stored would be read as logvar is: computing it again moves less
 Limits      none: any shape, any number of elements below 2^63
 Source      Kingma & Welling 2014, section 2.4; untested on a device: all of it
+
+# why: docs/kernels/losses.md
+# next: kernels/gpu/losses.py
 """
 
 import triton

@@ -5,12 +5,12 @@
     elbo              loss = rec + beta kl, where rec and kl are sums of the first two over the number of images
 
 Shapes      x any shape, n elements; t the same shape, or one number on the device; mu and logvar the same shape.
-            elbo: recon and x (N, ...), mu and logvar (N, Z), beta one number on the device. In kernels lv is logvar
+            elbo: logits and x (N, ...), mu and logvar (N, Z), beta one number on the device. In kernels lv is logvar
 Plan        forward: program i reads BLOCK elements of each input and writes their losses, or their sum into parts[i];
             one program sums the parts in order (no atomics). If one program holds all, as it holds a GAN's logits, it
             writes the result itself and there is one launch. backward: program i reads BLOCK elements, writes as many.
-            elbo, two launches each way: the first programs sum pixels, the others latents, then one program sums the
-            parts of both; backward pixels, then latents, by the kernels of the first two losses
+            elbo, two launches each way. Forward: the first programs sum pixels, the others latents, then one program
+            sums the parts of both. Backward: _bce_backward over the pixels, _kl_backward over the latents
 Cost        of n float32 elements: bce 4n bytes (8n with an array of targets), backward 8n (12n); kl 8n, backward 16n:
             memory decides, or for a VAE's few latents the number of launches
 Precision   float32 inside, whatever is stored; log1p keeps its digits where the network is sure and right, a series
@@ -19,6 +19,9 @@ Versions    storing bce's gradient in the forward pass would cost a write that e
             to scale it by dy: computing it from x again moves less.
 Limits      none: any shape, any number of elements below 2^63
 Source      Kingma & Welling 2014, appendix B; the stable bce is torch's; untested on a device: all of it
+
+# why: docs/gpu-programs.md, _bce_forward line by line; docs/kernels/losses.md
+# next: kernels/gpu/reparameterize.py
 """
 
 import triton
@@ -98,6 +101,7 @@ def _bce_forward(x_ptr, t_ptr, y_ptr, n, factor, CONSTANT: tl.constexpr, REDUCE:
         t = tl.load(t_ptr + o, mask=inside, other=0.0).to(tl.float32)
     loss = _bce(x, t)
     if REDUCE:
+        # What is masked reads as 0, and bce(0, 0) = log 2 is a loss.
         tl.store(y_ptr + program, tl.sum(tl.where(inside, loss, 0.0), 0) * factor)
     else:
         tl.store(y_ptr + o, loss, mask=inside)
@@ -208,14 +212,14 @@ gaussian_kl = Op("gaussian_kl", _gaussian_kl, _gaussian_kl_backward, backend="tr
 
 
 @triton.jit
-def _elbo_parts(x_ptr, t_ptr, mu_ptr, lv_ptr, parts_ptr, pixels, latents, first, BLOCK: tl.constexpr):
+def _elbo_parts(logits_ptr, x_ptr, mu_ptr, lv_ptr, parts_ptr, pixels, latents, first, BLOCK: tl.constexpr):
     """parts[program] = the summed loss of its pixels; from program `first` on, the summed KL of its latents."""
     program = tl.program_id(0).to(tl.int64)
     if program < first:
         o = program * BLOCK + tl.arange(0, BLOCK)
+        logits = tl.load(logits_ptr + o, mask=o < pixels, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + o, mask=o < pixels, other=0.0).to(tl.float32)
-        t = tl.load(t_ptr + o, mask=o < pixels, other=0.0).to(tl.float32)
-        part = tl.sum(tl.where(o < pixels, _bce(x, t), 0.0), 0)
+        part = tl.sum(tl.where(o < pixels, _bce(logits, x), 0.0), 0)  # where masked, bce(0, 0) = log 2
     else:
         o = (program - first) * BLOCK + tl.arange(0, BLOCK)
         mu = tl.load(mu_ptr + o, mask=o < latents, other=0.0).to(tl.float32)
@@ -225,12 +229,12 @@ def _elbo_parts(x_ptr, t_ptr, mu_ptr, lv_ptr, parts_ptr, pixels, latents, first,
 
 
 @triton.jit
-def _elbo_total(parts_ptr, beta_ptr, loss_ptr, rec_ptr, kl_ptr, first, n, factor, BLOCK: tl.constexpr):
+def _elbo_total(parts_ptr, beta_ptr, loss_ptr, rec_ptr, kl_ptr, first, parts, factor, BLOCK: tl.constexpr):
     """rec and kl = factor * the sums of the parts before and from `first`; one program, in a fixed order."""
     rec, kl = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, n, BLOCK):
+    for start in range(0, parts, BLOCK):
         o = start + tl.arange(0, BLOCK)
-        part = tl.load(parts_ptr + o, mask=o < n, other=0.0)
+        part = tl.load(parts_ptr + o, mask=o < parts, other=0.0)
         rec += tl.where(o < first, part, 0.0)
         kl += tl.where(o < first, 0.0, part)
     rec, kl = tl.sum(rec, 0) * factor, tl.sum(kl, 0) * factor
@@ -239,35 +243,35 @@ def _elbo_total(parts_ptr, beta_ptr, loss_ptr, rec_ptr, kl_ptr, first, n, factor
     tl.store(loss_ptr, rec + tl.load(beta_ptr).to(tl.float32) * kl)
 
 
-def _elbo(recon, x, mu, logvar, beta):
-    recon, x, mu, logvar = (contiguous(v) for v in (recon, x, mu, logvar))
-    xp, dtype = array_module(recon), result_dtype(recon, x, mu, logvar)
-    config, total = (blocks("variational", name, recon.dtype, recon.size) for name in ("elbo", "total"))
-    first = cdiv(recon.size, config["BLOCK"])
+def _elbo(logits, x, mu, logvar, beta):
+    logits, x, mu, logvar = (contiguous(v) for v in (logits, x, mu, logvar))
+    xp, dtype = array_module(logits), result_dtype(logits, x, mu, logvar)
+    config, total = (blocks("variational", name, logits.dtype, logits.size) for name in ("elbo", "total"))
+    first = cdiv(logits.size, config["BLOCK"])
     programs = first + cdiv(mu.size, config["BLOCK"])
     parts = xp.empty(programs, "float32")
-    launch(_elbo_parts, (programs,), recon, x, mu, logvar, parts, recon.size, mu.size, first, **config)
+    launch(_elbo_parts, (programs,), logits, x, mu, logvar, parts, logits.size, mu.size, first, **config)
     loss, rec, kl = (xp.empty((), dtype) for _ in range(3))
-    launch(_elbo_total, (1,), parts, beta, loss, rec, kl, first, programs, _per_image(recon), **total)
-    return (loss, rec, kl), (recon, x, mu, logvar, beta)
+    launch(_elbo_total, (1,), parts, beta, loss, rec, kl, first, programs, _per_image(logits), **total)
+    return (loss, rec, kl), (logits, x, mu, logvar, beta)
 
 
 def _elbo_backward(saved, dys, needs):
-    recon, x, mu, logvar, beta = saved
+    logits, x, mu, logvar, beta = saved
     dloss, drec, dkl = dys
-    drecon, dmu, dlogvar = None, None, None
+    dlogits, dmu, dlogvar = None, None, None
     if needs[0]:
-        drecon = array_module(recon).empty_like(recon)
-        config = blocks("variational", "each", recon.dtype)
-        grid, arrays = (cdiv(recon.size, config["BLOCK"]),), (recon, x, dloss, drec, drecon)
-        launch(_bce_backward, grid, *arrays, recon.size, _per_image(recon), CONSTANT=False, REDUCED=True, **config)
+        dlogits = array_module(logits).empty_like(logits)
+        config = blocks("variational", "each", logits.dtype)
+        grid, arrays = (cdiv(logits.size, config["BLOCK"]),), (logits, x, dloss, drec, dlogits)
+        launch(_bce_backward, grid, *arrays, logits.size, _per_image(logits), CONSTANT=False, REDUCED=True, **config)
     if needs[2] or needs[3]:
-        dmu, dlogvar = _kl_gradients(mu, logvar, dloss, beta, dkl, _per_image(recon), True)
-    return drecon, None, dmu, dlogvar, None
+        dmu, dlogvar = _kl_gradients(mu, logvar, dloss, beta, dkl, _per_image(logits), True)
+    return dlogits, None, dmu, dlogvar, None
 
 
-def _per_image(recon):
-    return 1 / len(recon) if len(recon) else float("nan")
+def _per_image(logits):
+    return 1 / len(logits) if len(logits) else float("nan")
 
 
 elbo = Op("elbo", _elbo, _elbo_backward, backend="triton")
