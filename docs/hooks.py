@@ -31,7 +31,7 @@ API = {  # page -> what stands on it, with options of mkdocstrings
         "core.functional": {"show_if_no_docstring": True},
         "core.functional.attention.attention": {"show_root_heading": True},
     },
-    "core.nn": {"core.nn": {"show_if_no_docstring": True}},
+    "core.nn": {"core.module": {"show_if_no_docstring": True}, "core.nn": {"show_if_no_docstring": True}},
     "core.optim": {"core.optim": {}},
     "kernels.launch": {"kernels.launch": {}},
     "models": {"models": {"inherited_members": True}},
