@@ -16,7 +16,13 @@ from core import checkpoint, interop
 from core.dispatch import use
 from models.onnx_graph import ExportError, Input, to_onnx
 
-TWINS = {"gan": "image.GAN", "vae": "image.VAE", "gpt": "text.GPT", "seq2seq": "text.Transformer"}
+TWINS = {
+    "gan": "image.GAN",
+    "vae": "image.VAE",
+    "diffusion": "diffusion.Diffusion",
+    "gpt": "text.GPT",
+    "seq2seq": "text.Transformer",
+}
 
 
 class Part:
@@ -133,7 +139,20 @@ def seq2seq(trainer) -> dict:
     }
 
 
-PARTS = {"gan": gan, "vae": vae, "gpt": gpt, "seq2seq": seq2seq}
+def diffusion(trainer) -> dict:
+    c = trainer.config
+    about = {"v": "v = a noise - s x0", "eps": "the noise"}[c.predict]
+    return {
+        "denoiser": Part(
+            f"noisy images a x0 + s noise in [-1, 1], times from 1 to {c.timesteps}, classes (10: none) -> {about}",
+            lambda x, t, labels: (trainer.model.average(x, t, labels),),
+            {"x": Input("float32", ("N", 28, 28, 1)), "t": Input("int64", ("N",)), "labels": Input("int64", ("N",))},
+            ("said",),
+        )
+    }
+
+
+PARTS = {"gan": gan, "vae": vae, "gpt": gpt, "seq2seq": seq2seq, "diffusion": diffusion}
 
 
 def models(trainer) -> dict:

@@ -20,6 +20,7 @@ from core.dispatch import tracing
 
 OPSET, IR = 20, 10
 SIZES = ({"N": 2, "P": 3}, {"N": 5, "P": 7})  # of the axes that may have any length, in the two runs: batch and past
+FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
 FIRST, LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # channels first, channels last
 
 
@@ -189,6 +190,20 @@ def _batch_norm(g, names, shapes, attrs):
     return _activation(g, y if bias is None else g.node("Add", [y, bias]), attrs)
 
 
+def _group_norm(g, names, shapes, attrs):
+    """Over an image's pixels and a group's channels, from centred values."""
+    x, weight, bias = names
+    *pixels, channels = shapes[0][1:]
+    groups = attrs["num_groups"]
+    grouped = g.node("Reshape", [x, g.integers([0, math.prod(pixels), groups, channels // groups])])
+    mean = lambda a: g.node("ReduceMean", [a, g.integers([1, 3])])
+    centred = g.node("Sub", [grouped, mean(grouped)])
+    var = g.node("Add", [mean(g.node("Mul", [centred, centred])), g.constant(np.float32(attrs["eps"]))])
+    y = g.node("Reshape", [g.node("Div", [centred, g.node("Sqrt", [var])]), g.integers([0, *pixels, channels])])
+    y = y if weight is None else g.node("Mul", [y, weight])
+    return _activation(g, y if bias is None else g.node("Add", [y, bias]), attrs)
+
+
 def _layer_norm(g, names, shapes, attrs):
     x, w, b = names
     w = g.constant(np.ones(shapes[0][-1], np.float32)) if w is None else w
@@ -246,6 +261,17 @@ def _split(g, names, shapes, attrs):
     return g.node("Split", [names[0], g.integers(sizes)], outputs=len(sizes), axis=attrs["axis"])
 
 
+def _timestep_embedding(g, names, shapes, attrs):
+    """Angles in float64, as the reference has them; cosines, then sines."""
+    half = attrs["dim"] // 2
+    periods = attrs["max_period"] ** (np.arange(half) / half)
+    t = g.node("Unsqueeze", [g.node("Cast", names, to=DOUBLE), g.integers([1])])
+    turns = g.node("Mul", [t, g.constant(1 / (2 * math.pi * periods))])  # of whole ones nothing depends
+    angles = g.node("Mul", [g.node("Sub", [turns, g.node("Floor", [turns])]), g.constant(np.float64(2 * math.pi))])
+    angles = g.node("Cast", [angles], to=FLOAT)  # runtimes have cosines in float32 alone
+    return g.node("Concat", [g.node("Cos", [angles]), g.node("Sin", [angles])], axis=-1)
+
+
 def _embedding(g, names, shapes, attrs):
     ids, w = names
     return g.node("Gather", [w, ids], axis=0)
@@ -260,10 +286,12 @@ RULES = {
     "conv2d": _conv("Conv"),
     "conv_transpose2d": _conv("ConvTranspose"),
     "batch_norm_eval": _batch_norm,
+    "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "add_layer_norm": _add_layer_norm,
     "attention": _attention,
     "embedding": _embedding,
+    "timestep_embedding": _timestep_embedding,
     "reshape": _reshape,
     "getitem": _getitem,
     "split": _split,

@@ -23,7 +23,7 @@ TOKENS = 9  # of a text that is written one token at a time
 rng = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module", params=["gan", "vae", "gpt", "seq2seq"])
+@pytest.fixture(scope="module", params=sorted(export.PARTS))
 def trained(request):
     """A trainer after some steps, so that running statistics are not what they began with; and its files, running."""
     t = small.trainer(request.param)
@@ -56,6 +56,9 @@ def inputs(t):
     """What each kind of model is shown: noise, a text, or a sentence (of another length a row) and its translation."""
     if t.kind in ("gan", "vae"):
         return (rng.standard_normal((7, t.config.latent), np.float32),)
+    if t.kind == "diffusion":
+        images = rng.standard_normal((7, 28, 28, 1), np.float32)
+        return images, rng.integers(1, t.config.timesteps + 1, 7), rng.integers(0, 11, 7)
     if t.kind == "gpt":
         return (rng.integers(0, t.vocab, (3, TOKENS)),)
     source = rng.integers(EOS + 1, t.vocab, (3, t.config.length))
@@ -68,6 +71,8 @@ def exported(t, sessions, given):
     if t.kind in ("gan", "vae"):
         (session,) = sessions.values()
         return session.run(None, {"z": given[0]})[0]
+    if t.kind == "diffusion":
+        return sessions["denoiser"].run(None, dict(zip(("x", "t", "labels"), given)))[0]
     if t.kind == "gpt":
         return write(sessions["step"], given[0])
     encoder, (source, ids) = sessions["encoder"], given
@@ -82,6 +87,8 @@ def ours(t, given):
             return (t.model.generator(given[0]).numpy()[..., 0] + 1) / 2
         if t.kind == "vae":
             return F.sigmoid(t.model.decoder(given[0])).numpy()[..., 0]
+        if t.kind == "diffusion":
+            return t.model.average(*given).numpy()
         if t.kind == "gpt":
             return F.linear(t.model(given[0]), t.model.wte.weight).numpy()
         source, ids = given
@@ -95,6 +102,8 @@ def theirs(kind, twin, given):
             return (channels_last(model.generator(twin.tensor(given[0])))[..., 0].numpy() + 1) / 2
         if kind == "vae":
             return torch.sigmoid(channels_last(model.decoder(twin.tensor(given[0]))))[..., 0].numpy()
+        if kind == "diffusion":
+            return channels_last(model.average(*(twin.tensor(a) for a in given))).numpy()
         return model(*(twin.tensor(a) for a in given)).numpy()
 
 
@@ -131,6 +140,7 @@ def test_any_batch_is_taken(trained):
 FILES = {
     "gan": {"generator.onnx"},
     "vae": {"decoder.onnx"},
+    "diffusion": {"denoiser.onnx"},
     "gpt": {"step.onnx", "tokenizer.json"},
     "seq2seq": {"encoder.onnx", "step.onnx", "tokenizer.json"},
 }
