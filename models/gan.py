@@ -8,7 +8,10 @@ A generator turns noise into images, a discriminator tells them from real ones; 
 with D = sigmoid(logit), so that both are binary cross entropies on logits (F.discriminator_loss, F.generator_loss;
 there are minimax and hinge, too). Images lie in [-1, 1], as tanh's do.
 
-N batch, Z latent, C channels. # next: core/functional/conv.py, core/reference/conv.py
+With classes, G is given a label beside its noise (Mirza & Osindero 2014), and D adds to its logit the product of the
+label's row of a table with the image's features (a projection: Miyato & Koyama 2018, equation 3).
+
+N batch, Z latent, C channels, K classes. # next: core/functional/conv.py, core/reference/conv.py
 """
 
 from dataclasses import dataclass
@@ -19,14 +22,17 @@ import core.functional as F
 from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
 from models.config import Config
-from models.families import ImageTrainer
-from models.measures import image_figures
+from models.labels import LabelTrainer
+from models.measures import label_figures
+
+ROWS, COLUMNS = 10, 13  # of a picture in which noises turn into others
 
 
 @dataclass(frozen=True)
 class GANConfig(Config):
     channels: int = 32
     latent: int = 100
+    classes: int = 0  # 0: unconditional
     loss: str = "non_saturating"
     feature_matching: float = 0.0  # weight of the generator's feature-matching term (Salimans et al. 2016, section 3.1)
     dropout: float = 0.0  # 0.3 in `paper`; in a short run it blinds so small a discriminator
@@ -37,7 +43,7 @@ class GANConfig(Config):
     batch: int = 32
     steps: int = 1800
 
-    MODEL = ("channels", "latent", "slope")
+    MODEL = ("channels", "latent", "slope", "classes")
     PRESETS = {
         "demo": {},
         "paper": {
@@ -49,11 +55,12 @@ class GANConfig(Config):
             "batch": 256,
             "steps": 11_700,  # 50 epochs of 60,000
         },
+        "conditional": {"classes": 10},
     }
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, 28, 28, 1) in [-1, 1]."""
+    """z (N, Z), with classes labels (N,) -> images (N, 28, 28, 1) in [-1, 1]."""
 
     def __init__(self, config):
         c = config.channels
@@ -68,9 +75,13 @@ class Generator(nn.Module):
         self.up3 = nn.ConvTranspose2d(c, c, 5, bias=False, stride=2, padding=2, output_padding=1)
         self.norm3 = nn.BatchNorm(c, **leaky)
         self.out = nn.Conv2d(c, 1, 5, bias=False, padding=2, act="tanh")
+        self.labels = nn.Embedding(config.classes, 49 * c) if config.classes else None
 
-    def forward(self, z):
-        x = self.norm0(self.dense(z)).reshape(-1, 7, 7, self.channels)  # (N, 7, 7, C)
+    def forward(self, z, labels=None):
+        x = self.dense(z)  # (N, 49 C)
+        if self.labels is not None:
+            x = x + self.labels(labels)  # what `dense` would add, had z the label as a one-hot row beside it
+        x = self.norm0(x).reshape(-1, 7, 7, self.channels)  # (N, 7, 7, C)
         x = self.norm1(self.up1(x))  # (N, 7, 7, C)
         x = self.norm2(self.up2(x))  # (N, 14, 14, C)
         x = self.norm3(self.up3(x))  # (N, 28, 28, C)
@@ -78,7 +89,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, 28, 28, 1) -> logits (N, 1): above 0 where an image looks real."""
+    """Images (N, 28, 28, 1), with classes labels (N,) -> logits (N, 1): above 0 where an image looks real."""
 
     def __init__(self, config):
         c = config.channels
@@ -87,14 +98,21 @@ class Discriminator(nn.Module):
         self.down2 = nn.Conv2d(c, c, 5, **down)
         self.drop = nn.Dropout(config.dropout)
         self.dense = nn.Linear(49 * c, 1)
+        self.labels = nn.Embedding(config.classes, 49 * c, std=0.02) if config.classes else None
 
     def features(self, x):
         x = self.drop(self.down1(x))  # (N, 14, 14, C)
         x = self.drop(self.down2(x))  # (N, 7, 7, C)
         return x.reshape(len(x), -1)  # (N, 49 C)
 
-    def forward(self, x):
-        return self.dense(self.features(x))  # (N, 1)
+    def verdict(self, features, labels=None):
+        logits = self.dense(features)  # (N, 1)
+        if self.labels is None:
+            return logits
+        return logits + (self.labels(labels) * features).sum(axis=-1, keepdims=True)  # (N, 49 C) -> (N, 1)
+
+    def forward(self, x, labels=None):
+        return self.verdict(self.features(x), labels)  # (N, 1)
 
 
 class GAN(nn.Module):
@@ -102,8 +120,8 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config), Discriminator(config)
 
 
-class GANTrainer(ImageTrainer):
-    """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]."""
+class GANTrainer(LabelTrainer):
+    """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]; with classes (images, labels)."""
 
     kind, Config, METRICS, LOSSES = "gan", GANConfig, ("d_loss", "g_loss"), ("generator", "discriminator")
     model: GAN
@@ -125,22 +143,23 @@ class GANTrainer(ImageTrainer):
         self.inputs = self.image_inputs()
 
     def train_step(self):
-        real = Tensor(self.inputs["images"])
-        fake = self.model.generator(random.normal((self.config.batch, self.config.latent)))
-        self.losses[0] = self._train_discriminator(real, fake.detach()).data
-        self.losses[1] = self._train_generator(real, fake).data
+        real, labels = Tensor(self.inputs["images"]), self.inputs.get("labels")
+        noise = random.normal((self.config.batch, self.config.latent))
+        fake = self.model.generator(noise, labels)  # images of the classes that the real ones have
+        self.losses[0] = self._train_discriminator(real, fake.detach(), labels).data
+        self.losses[1] = self._train_generator(real, fake, labels).data
 
-    def _train_discriminator(self, real, fake):
+    def _train_discriminator(self, real, fake, labels=None):
         d = self.model.discriminator
-        loss = F.discriminator_loss(d(real), d(fake), kind=self.config.loss)
+        loss = F.discriminator_loss(d(real, labels), d(fake, labels), kind=self.config.loss)
         self._descend("discriminator", loss)
         return loss
 
-    def _train_generator(self, real, fake):
+    def _train_generator(self, real, fake, labels=None):
         d = self.model.discriminator
         with d.frozen():
             features = d.features(fake)
-            loss = F.generator_loss(d.dense(features), kind=self.config.loss)
+            loss = F.generator_loss(d.verdict(features, labels), kind=self.config.loss)
             if self.config.feature_matching:
                 with no_grad():
                     wanted = d.features(real).mean(axis=0)
@@ -154,13 +173,34 @@ class GANTrainer(ImageTrainer):
         loss.backward(self.scale(part))
         optimizer.step(self.unscale_(part, optimizer.parameters.values()))
 
-    def sample(self, n: int, seed: int = 0):
-        """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise."""
+    def sample(self, n: int, seed: int = 0, labels=None):
+        """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise.
+
+        labels, where there are classes: one class, or one for each image; None takes them in turn."""
         check.count("sample", "n", n)
         with self.apart(seed):
             z = random.normal((n, self.config.latent))
-            return (self.model.generator(z).numpy()[..., 0] + 1) / 2
+            return self._draw(z, self.labels_of("sample", n, self.in_turn(n) if labels is None else labels))
+
+    def traverse(self, seed: int = 0):
+        """(images (rows, columns, 28, 28), what they show): noises that turn into others, with classes one for all.
+
+        cos(t) z + sin(t) z' of two independent noises is as much N(0, 1) as they are, all the way from t = 0 to pi / 2.
+        """
+        rows, c, columns = self.classes or ROWS, self.config, COLUMNS
+        with self.apart(seed):
+            first, last = random.normal((2, 1 if self.classes else rows, 1, c.latent))
+            t = self.xp.linspace(0, np.pi / 2, columns).astype(np.float32)[:, None]
+            z = self.xp.cos(t) * first + self.xp.sin(t) * last  # (rows or 1, columns, Z)
+            z = self.xp.broadcast_to(z, (rows, columns, c.latent)).reshape(-1, c.latent)
+            labels = np.arange(rows).repeat(columns) if self.classes else None
+            images = self._draw(z, self.labels_of("traverse", len(z), labels)).reshape(rows, columns, 28, 28)
+        what = f"classes 0 to {rows - 1}, from one noise to another" if self.classes else "from one noise to another"
+        return images, f"{rows} rows: {what}"
+
+    def _draw(self, z, labels):
+        return (self.model.generator(z, labels).numpy()[..., 0] + 1) / 2
 
     def evaluate(self) -> dict:
         """Figures of 200 samples: see models/measures.py."""
-        return image_figures(self.sample(200), self.data)
+        return label_figures(self.sample(200), self.in_turn(200), self.data)

@@ -135,7 +135,13 @@ def _show(run, trainer, step):
     """The curves, then samples: where these are, all that belongs to a step's checkpoint is."""
     with open(run.metrics, encoding="utf-8") as lines:
         save_losses(run.folder / "loss.png", lines)
-    save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
+    save_samples(run.samples / f"step_{step:06d}", trainer.sample(shown(trainer)), trainer.classes or None)
+
+
+def shown(trainer) -> int:
+    """How many samples are shown: with classes, which take turns, whole rows in which each stands once."""
+    n, columns = SAMPLES[trainer.kind], trainer.classes or 1
+    return -(-n // columns) * columns
 
 
 def train_new(
@@ -153,7 +159,8 @@ def train_new(
     save_every=None,
     anomalies=False,
 ):
-    """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
+    """Begin a run in folder `out` and finish it; (run, trainer, seconds). Without data it is the preset's."""
+    data_path = trainer_type.Config.DATA.get(preset) if data_path is None else data_path
     config = trainer_type.Config.preset(preset, **changes)
     run = Run.create(out, kind, preset, config, seed, data_path, device, precision)
     with run.locked():

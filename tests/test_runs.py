@@ -98,6 +98,8 @@ def test_changed_data_is_refused_on_resume(tmp_path, capsys):
     assert main(["sample", str(folder), "--prompt", "to be"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("to be")
     assert "does not know: 'xz'" in refused(capsys, "sample", folder, "--prompt", "xz")
+    assert "--traverse is for gan and vae" in refused(capsys, "sample", folder, "--traverse")
+    assert "--label is for models that know classes" in refused(capsys, "sample", folder, "--label", "3")
     text.write_text("something else " * 200)
     assert "changed since" in refused(capsys, "train", "--resume", folder)
 
