@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import core.functional as F
-from core import checkpoint, no_grad
+from core import checkpoint, no_grad, threads
 from core.checkpoint import CheckpointError
 from models import MODELS, data
 from models.__main__ import main
@@ -80,6 +80,18 @@ def test_the_discriminator_and_the_bound_see_the_labels(kind):
     images, labels = next(a.batches("train"))
     first, second = a.step((images, labels)), b.step((images, (labels + 1) % 10))
     assert all(first[name] != second[name] for name in first)
+
+
+def test_each_part_of_a_batch_has_its_own_labels(monkeypatch):
+    found = []
+    for parts in (1, 2):
+        monkeypatch.setattr(threads, "COUNT", parts)
+        t = small.trainer("vae", classes=10, dropout=0.0, batch=7)
+        losses = t.step(next(t.batches("train")))
+        found.append((losses, [t.model.encoder.labels.weight.grad, t.model.decoder.labels.weight.grad]))
+    (whole, exact), (split, ours) = found
+    assert split == pytest.approx(whole, rel=1e-5)
+    assert all(np.linalg.norm(a - b) <= 2e-3 * np.linalg.norm(b) for a, b in zip(ours, exact))
 
 
 def test_figures_count_samples_whose_nearest_image_has_their_label():
