@@ -191,7 +191,7 @@ def load_text(path=None) -> Text:
 
 
 def _poem(collection, title, author, body) -> str:
-    sentences = re.findall("[^。？！]+[。？！”]*", body)
+    sentences = re.findall("[^。？！]+[。？！]", body)
     return "\n".join([f"{title} {author}", *sentences]) + "\n\n"
 
 

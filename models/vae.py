@@ -180,7 +180,11 @@ class VAETrainer(LabelTrainer):
             z = self.xp.asarray(z.reshape(-1, z.shape[-1]))
             images = self._decode(z, self.labels_of("traverse", len(z), labels if self.classes else None))
         nats = [f"{i} ({kl[i]:.2f})" for i in order]
-        what = f"classes; latent dimension {nats[0]}" if self.classes else f"latent dimensions {', '.join(nats)}"
+        what = (
+            f"classes 0 to {rows - 1}; columns: latent dimension {nats[0]}"
+            if self.classes
+            else f"latent dimensions {', '.join(nats)}"
+        )
         return images.reshape(rows, COLUMNS, 28, 28), f"{rows} rows: {what}, in brackets nats of KL; from -3 to 3"
 
     def information(self):
