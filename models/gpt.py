@@ -62,7 +62,7 @@ class GPTConfig(Config):
             "batch": 8,
             "steps": 100_000,
         },
-        "poems": {"layers": 3, "dropout": 0.1, "steps": 1500},
+        "poems": {"layers": 3, "dropout": 0.1, "steps": 1500},  # past its best on held-out poems: recital is measured
     }
 
 
