@@ -25,7 +25,7 @@ BATCHES = {("gpt", "paper"): 1, ("seq2seq", "paper"): 32}
 def measure(kind, preset, batch, steps):
     """One row: a warm-up step, then the median of `steps`, and the most memory the process held."""
     config = MODELS[kind].Config.preset(preset, **({"batch": batch} if batch else {}))
-    trainer = MODELS[kind](config)
+    trainer = MODELS[kind](config, data=config.DATA.get(preset))
     batches = trainer.batches("train")
     seconds = []
     for _ in range(steps + 1):

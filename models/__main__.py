@@ -5,14 +5,15 @@ import os
 import sys
 import time
 
+import numpy as np
+
 from core import distributed
 from core.commands import Parser, positive
 from models import MODELS
 from models.diffusion import SAMPLERS
-from models.families import ImageTrainer
 from models.pictures import as_text, save_samples
 from models.runs import Run
-from models.train import ERRORS, SAMPLES, exit_code, in_words, resume, train_new
+from models.train import ERRORS, exit_code, in_words, resume, shown, train_new
 from models.trainer import PRECISIONS
 
 ALIKE = 3.0  # seconds in which the first rank comes to the error that another has
@@ -24,13 +25,16 @@ def parser():
 
     t = commands.add_parser("train", help="train a model into a run folder, or continue one")
     t.add_argument("model", nargs="?", choices=MODELS, help="which model")
-    t.add_argument("--preset", help="demo (default), small (text models) or paper")
+    t.add_argument("--preset", help="demo (default), small (text models), paper; conditional (gan, vae), poems (gpt)")
     t.add_argument("--steps", type=positive, help="steps in all, also with --resume")
     t.add_argument("--batch", type=positive, help="examples a step")
     t.add_argument("--seed", type=int, help="default 0")
     t.add_argument("--out", help="run folder, default runs/MODEL")
     t.add_argument("--resume", metavar="DIR", help="continue the run in DIR")
-    t.add_argument("--data", help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs")
+    t.add_argument(
+        "--data",
+        help="your data: .npz or a folder of IDX files (images), a text file, a TSV of pairs; or fashion, or poems",
+    )
     t.add_argument("--save-every", type=positive, metavar="N", help="steps between checkpoints and samples")
     t.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     t.add_argument("--precision", choices=PRECISIONS, help="of products: fp32 (default), tf32 (on a GPU), fp16")
@@ -57,8 +61,11 @@ def parser():
     s.add_argument("run_folder", metavar="RUN", help="a run folder")
     s.add_argument("-n", type=positive, help="how many (default 64 images, 100 of diffusion, 1 text, 5 translations)")
     s.add_argument("--prompt", help="text to continue (gpt) or to translate (seq2seq)")
+    s.add_argument(
+        "--label", type=int, help="the class of all samples; default: all classes that the model knows, in turn"
+    )
+    s.add_argument("--traverse", action="store_true", help="a picture of what latents do (gan, vae)")
     s.add_argument("--seed", type=int, help="another seed, other samples; default 0")
-    s.add_argument("--label", type=int, help="diffusion: the class, 0 to 9; default all in turn")
     s.add_argument("--guidance", type=float, help="diffusion: 1 as trained, more exaggerates the class; default 2")
     s.add_argument("--sampler", choices=SAMPLERS, help="diffusion: default ddim")
     s.add_argument("--sampler-steps", type=positive, metavar="N", help="diffusion: default 50 for ddim, all for ddpm")
@@ -128,6 +135,11 @@ def _sample(args):
     ways = _ways(args, trainer)
     if args.prompt is not None and trainer.kind not in ("gpt", "seq2seq"):
         raise ValueError(f"--prompt is for gpt and seq2seq, {args.run_folder} holds a {trainer.kind}")
+    if args.label is not None and not trainer.classes:
+        raise ValueError(f"--label is for models that know classes, {args.run_folder} holds a {trainer.kind} without")
+    if args.traverse:
+        _traverse(args, trainer)
+        return
     if args.prompt is not None and trainer.kind == "seq2seq":
         if args.n or args.seed is not None:
             raise ValueError("-n and --seed cannot be given with seq2seq's --prompt: it has one translation")
@@ -136,22 +148,33 @@ def _sample(args):
             raise ValueError(f"--prompt has {tokens} tokens, this model reads {most} at most")
         samples: object = [trainer.translate(args.prompt)]
     else:
-        options = {} if args.prompt is None else {"prompt": args.prompt}
-        samples = trainer.sample(args.n or SAMPLES[trainer.kind], seed=args.seed or 0, **options, **ways)
-    if args.out or isinstance(trainer, ImageTrainer):
-        print(save_samples(args.out or f"{args.run_folder}/samples/sampled", samples))
+        options = {name: v for name, v in (("prompt", args.prompt), ("labels", args.label)) if v is not None}
+        samples = trainer.sample(args.n or shown(trainer), seed=args.seed or 0, **options, **ways)
+    if args.out or isinstance(samples, np.ndarray):
+        columns = trainer.classes if args.label is None else None
+        print(save_samples(args.out or f"{args.run_folder}/samples/sampled", samples, columns or None))
     else:
         print(as_text(samples), end="")
 
 
 def _ways(args, trainer) -> dict:
     """How a diffusion model is to sample, as its `sample` takes it."""
-    given = {"labels": "label", "guidance": "guidance", "sampler": "sampler", "steps": "sampler_steps"}
+    given = {"guidance": "guidance", "sampler": "sampler", "steps": "sampler_steps"}
     ways = {name: getattr(args, option) for name, option in given.items() if getattr(args, option) is not None}
     if ways and trainer.kind != "diffusion":
         option = given[next(iter(ways))].replace("_", "-")
         raise ValueError(f"--{option} is for diffusion, {args.run_folder} holds a {trainer.kind}")
     return ways
+
+
+def _traverse(args, trainer):
+    if not hasattr(trainer, "traverse"):
+        raise ValueError(f"--traverse is for gan and vae, {args.run_folder} holds a {trainer.kind}")
+    if args.n or args.label is not None:
+        raise ValueError("-n and --label cannot be given with --traverse: its picture has rows and columns of its own")
+    images, what = trainer.traverse(args.seed or 0)
+    out = args.out or f"{args.run_folder}/samples/traversed"
+    print(f"{save_samples(out, images.reshape(-1, *images.shape[2:]), images.shape[1])}: {what}")
 
 
 def _evaluate(args):

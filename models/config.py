@@ -18,12 +18,14 @@ class Config:
     """Base of the frozen configurations; PRESETS hold what differs from the defaults, the demo's."""
 
     PRESETS: dict = {}  # without an annotation in subclasses, where it would become a field
+    DATA: dict = {}  # of presets that are for other data than the model's usual: its name in models/data.py
     MODEL: tuple = ()  # the fields that say what the model is; the others say how it is trained
-    ZERO: tuple = ("warmup",)  # integers that may be 0
+    ZERO: tuple = ("warmup", "classes")  # integers that may be 0
     MOST: dict = {  # of integers, far above any preset
         "batch": 1 << 20,
         "channels": 1 << 12,
         "latent": 1 << 16,
+        "classes": 10,  # as many as the labels of images may have
         "vocab": 1 << 20,
         "layers": 1 << 10,
         "d_model": 1 << 15,

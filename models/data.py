@@ -1,15 +1,18 @@
 """Data sets: the files that the project carries, and readers for a user's own.
 
-    images   the carried MNIST excerpt; an .npz with x_train, y_train, x_test, y_test; or a folder with the four IDX
-             files of MNIST or Fashion-MNIST, plain or gzipped
-    text     one UTF-8 file, split 90 % / 10 %
-    pairs    a TSV whose last two columns are source and target
+    images   the carried excerpt of MNIST, or of Fashion-MNIST under the name "fashion"; an .npz with x_train, y_train,
+             x_test, y_test; or a folder with the four IDX files of MNIST or Fashion-MNIST, plain or gzipped
+    text     the carried plays, or the carried poems under the name "poems", of which every tenth is held out; or one
+             UTF-8 file, split 90 % / 10 %
+    pairs    the carried verses; or a TSV whose last two columns are source and target
 
+A file that is called like one of the names is ./fashion or ./poems.
 Whatever is wrong with a file gives a DataError of one line that names the file.
 """
 
 import gzip
 import hashlib
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ CARRIED = {
     "gpt": "shakespeare_small.txt",
     "seq2seq": "bible_en_es_short.tsv",
 }
+NAMED = {"fashion": "fashion_small.npz", "poems": "chinese_poems.tsv"}  # carried too, for those who name it
 FOLDER = Path(__file__).parent / "data"
 SIDE = 28  # pixels; the models' shapes follow from it
 MOST_BYTES = 1 << 32  # no file or array larger than this is read into memory
@@ -49,6 +53,13 @@ def carried(name: str) -> Path:
     if not path.exists() or checksum(path) != sums[name]:
         raise DataError(f"{path}: missing or changed since it was published (see SHA256SUMS)")
     return path
+
+
+def located(path, kind: str) -> Path:
+    """The file that `path` stands for: what is carried for a kind of model (None), or under a name, or itself."""
+    if path is None or (isinstance(path, str) and path in NAMED):
+        return carried(CARRIED[kind] if path is None else NAMED[path])
+    return Path(path)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -122,17 +133,22 @@ def _read_npz(path: Path):
 
 
 def load_images(path=None) -> Images:
-    """Images from `path` (an .npz, or a folder of IDX files); the carried MNIST excerpt without one."""
-    path = carried(CARRIED["gan"]) if path is None else Path(path)
+    """Images from `path` (an .npz, or a folder of IDX files), or "fashion"; the carried MNIST excerpt without one."""
+    path = located(path, "gan")
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     x_train, y_train, x_test, y_test = _read_idx_folder(path) if path.is_dir() else _read_npz(path)
     for name, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         if x.dtype != np.uint8 or x.shape[1:] != (SIDE, SIDE) or not len(x):
             raise DataError(f"{path}: {name} images are {x.dtype} {x.shape}, should be uint8 (N, {SIDE}, {SIDE})")
-        if y.shape != (len(x),) or y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 9:
-            raise DataError(f"{path}: {name} labels should be {len(x)} integers from 0 to 9")
+        check_labels(path, name, y, len(x))
     return Images(x_train, y_train, x_test, y_test, path)
+
+
+def check_labels(source, name, y, n, classes=10):
+    integers = getattr(y, "shape", None) == (n,) and y.dtype.kind in "iu"
+    if not integers or y.min() < 0 or y.max() >= classes:
+        raise DataError(f"{source}: {name} labels should be {n} integers from 0 to {classes - 1}")
 
 
 # --- text ----------------------------------------
@@ -158,11 +174,26 @@ class Text:
     tokenizer: object = None  # one that a run was started with; None: make one
 
 
+@dataclass(frozen=True)
+class Poems(Text):
+    """Poems one after the other: title and author in a line, then a sentence a line, then an empty line."""
+
+
 def load_text(path=None) -> Text:
-    path = carried(CARRIED["gpt"]) if path is None else Path(path)
+    """The text in `path`, or "poems"; the carried plays without one."""
+    name, path = path, located(path, "gpt")
     text = _decode(path)
+    if name == "poems":
+        poems = [_poem(*line.split("\t")) for line in text.splitlines()]
+        train = [poem for i, poem in enumerate(poems) if i % 10 != 9]
+        return Poems("".join(train), "".join(poems[9::10]), path)
     cut = int(len(text) * 0.9)
     return Text(text[:cut], text[cut:], path)
+
+
+def _poem(collection, title, author, body) -> str:
+    sentences = re.findall("[^。？！]+[。？！]", body)
+    return "\n".join([f"{title} {author}", *sentences]) + "\n\n"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from core import Tensor, check, nn, optim, random, threads
 from models.config import Config
-from models.families import ImageTrainer, signed_pixels
-from models.measures import image_figures, nearest_labels
+from models.families import signed_pixels
+from models.labels import LabelTrainer
+from models.measures import label_figures
 from models.schedules import PREDICTIONS, SCHEDULES, Schedule, target, x0_of
 from models.unet import CLASSES, NO_CLASS, UNet
 
@@ -87,11 +88,12 @@ class Diffusion(nn.Module):
         self.average = averaged(self.net)
 
 
-class DiffusionTrainer(ImageTrainer):
+class DiffusionTrainer(LabelTrainer):
     """Trains Diffusion; a batch is (images, labels), float32 (N, 28, 28, 1) in [-1, 1] and int64 (N,) from 0 to 9."""
 
     kind, Config, METRICS = "diffusion", DiffusionConfig, ("loss", "grad_norm")
     model: Diffusion
+    classes = CLASSES  # type: ignore[assignment]  # whatever the configuration: guidance needs them
     pixels = staticmethod(signed_pixels)
 
     def build(self):
@@ -104,18 +106,7 @@ class DiffusionTrainer(ImageTrainer):
         schedule = optim.cosine(c.lr, c.steps, c.warmup, c.floor)
         self.optimizers = {"net": optim.Adam(self.model.net.named_parameters(), schedule)}
         self.averages = [t for _, t in self.model.average.named_tensors()]
-        self.inputs = {**self.image_inputs(), "labels": self.xp.zeros(self.local, np.int64)}
-
-    def example(self, index):
-        return *super().example(index), self.data.y_train[index].astype(np.int64)
-
-    def test_batches(self):
-        labels, n = self.data.y_test.astype(np.int64), self.config.batch
-        for i, (images,) in enumerate(super().test_batches()):
-            yield images, labels[i * n : (i + 1) * n]
-
-    def check_batch(self, batch):
-        check.ids("feed", "labels", batch[1], CLASSES)
+        self.inputs = self.image_inputs()
 
     def part_loss(self, start, stop):
         """Of examples start to stop of the batch: ((loss,), their share of the batch)."""
@@ -159,7 +150,7 @@ class DiffusionTrainer(ImageTrainer):
         check.probability("sample", "eta", eta)
         default = self.config.sampler_steps if sampler == "ddim" else self.config.timesteps
         times = self.schedule.times(default if steps is None else steps)
-        labels = self.xp.asarray(_classes(labels, n))
+        labels = self.labels_of("sample", n, self.in_turn(n) if labels is None else labels)
         with self.apart(seed):
             x = random.normal((n, 28, 28, 1))
             for t, s in tqdm(times, "sampling", unit="step", leave=False, delay=PATIENCE):
@@ -194,21 +185,9 @@ class DiffusionTrainer(ImageTrainer):
         return self.xp.concatenate([y for chunks in parts for y in chunks])
 
     def evaluate(self) -> dict:
-        """The loss over the test set, one draw an image, and figures of 200 samples (models/measures.py): with
-        `labelled`, the share whose nearest training image is of the class that was asked for."""
+        """The loss over the test set, one draw an image, and figures of 200 samples (models/measures.py)."""
         total, xp = 0.0, self.xp
         with self.apart():
             for x, labels in self.batches("test"):
                 total += len(x) * self.regression(self.model.average, xp.asarray(x), xp.asarray(labels)).item()
-        samples = self.sample(200)
-        labelled = float((nearest_labels(samples, self.data) == _classes(None, len(samples))).mean())
-        return {"loss": total / len(self.data.x_test), "labelled": labelled, **image_figures(samples, self.data)}
-
-
-def _classes(labels, n):
-    """What `sample` takes as labels, as int64 (n,)."""
-    labels = np.arange(n) % CLASSES if labels is None else np.asarray(labels)
-    check.ids("sample", "labels", labels, CLASSES)
-    if labels.shape not in ((), (n,)):
-        check.fail("sample", "labels", f"of shape {labels.shape}", f"one class, or of shape {(n,)}")
-    return np.broadcast_to(labels, (n,)).astype(np.int64)
+        return {"loss": total / len(self.data.x_test), **label_figures(self.sample(200), self.in_turn(200), self.data)}

@@ -8,24 +8,33 @@ A generator turns noise into images, a discriminator tells them from real ones; 
 with D = sigmoid(logit), so that both are binary cross entropies on logits (F.discriminator_loss, F.generator_loss;
 there are minimax and hinge, too). Images lie in [-1, 1], as tanh's do.
 
-N batch, Z latent, C channels. # next: core/functional/conv.py, core/reference/conv.py
+With classes, G is given a label beside its noise (Mirza & Osindero 2014), and D adds to its logit the product of the
+label's row of a table with the image's features (a projection: Miyato & Koyama 2018, equation 3).
+
+N batch, Z latent, C channels, K classes. # next: core/functional/conv.py, core/reference/conv.py
 """
 
 import contextlib
 from dataclasses import dataclass
 
+import numpy as np
+
 import core.functional as F
 from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
 from models.config import Config
-from models.families import ImageTrainer, signed_pixels
-from models.measures import image_figures
+from models.families import signed_pixels
+from models.labels import LabelTrainer
+from models.measures import label_figures
+
+ROWS, COLUMNS = 10, 13  # of a picture in which noises turn into others
 
 
 @dataclass(frozen=True)
 class GANConfig(Config):
     channels: int = 32
     latent: int = 100
+    classes: int = 0  # 0: unconditional
     loss: str = "non_saturating"
     feature_matching: float = 0.0  # weight of the generator's feature-matching term (Salimans et al. 2016, section 3.1)
     dropout: float = 0.0  # 0.3 in `paper`; in a short run it blinds so small a discriminator
@@ -36,7 +45,7 @@ class GANConfig(Config):
     batch: int = 32
     steps: int = 1800
 
-    MODEL = ("channels", "latent", "slope")
+    MODEL = ("channels", "latent", "slope", "classes")
     PRESETS = {
         "demo": {},
         "paper": {
@@ -48,11 +57,12 @@ class GANConfig(Config):
             "batch": 256,
             "steps": 11_700,  # 50 epochs of 60,000
         },
+        "conditional": {"classes": 10},
     }
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, 28, 28, 1) in [-1, 1]."""
+    """z (N, Z), with classes labels (N,) -> images (N, 28, 28, 1) in [-1, 1]."""
 
     def __init__(self, config):
         c = config.channels
@@ -67,9 +77,13 @@ class Generator(nn.Module):
         self.up3 = nn.ConvTranspose2d(c, c, 5, bias=False, stride=2, padding=2, output_padding=1)
         self.norm3 = nn.BatchNorm(c, **leaky)
         self.out = nn.Conv2d(c, 1, 5, bias=False, padding=2, act="tanh")
+        self.labels = nn.Embedding(config.classes, 49 * c) if config.classes else None
 
-    def forward(self, z):
-        x = self.norm0(self.dense(z)).reshape(-1, 7, 7, self.channels)  # (N, 7, 7, C)
+    def forward(self, z, labels=None):
+        x = self.dense(z)  # (N, 49 C)
+        if self.labels is not None:
+            x = x + self.labels(labels)  # what `dense` would add, had z the label as a one-hot row beside it
+        x = self.norm0(x).reshape(-1, 7, 7, self.channels)  # (N, 7, 7, C)
         x = self.norm1(self.up1(x))  # (N, 7, 7, C)
         x = self.norm2(self.up2(x))  # (N, 14, 14, C)
         x = self.norm3(self.up3(x))  # (N, 28, 28, C)
@@ -77,7 +91,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, 28, 28, 1) -> logits (N, 1): above 0 where an image looks real."""
+    """Images (N, 28, 28, 1), with classes labels (N,) -> logits (N, 1): above 0 where an image looks real."""
 
     def __init__(self, config):
         c = config.channels
@@ -86,14 +100,21 @@ class Discriminator(nn.Module):
         self.down2 = nn.Conv2d(c, c, 5, **down)
         self.drop = nn.Dropout(config.dropout)
         self.dense = nn.Linear(49 * c, 1)
+        self.labels = nn.Embedding(config.classes, 49 * c, std=0.02) if config.classes else None
 
     def features(self, x):
         x = self.drop(self.down1(x))  # (N, 14, 14, C)
         x = self.drop(self.down2(x))  # (N, 7, 7, C)
         return x.reshape(len(x), -1)  # (N, 49 C)
 
-    def forward(self, x):
-        return self.dense(self.features(x))  # (N, 1)
+    def verdict(self, features, labels=None):
+        logits = self.dense(features)  # (N, 1)
+        if self.labels is None:
+            return logits
+        return logits + (self.labels(labels) * features).sum(axis=-1, keepdims=True)  # (N, 49 C) -> (N, 1)
+
+    def forward(self, x, labels=None):
+        return self.verdict(self.features(x), labels)  # (N, 1)
 
 
 class GAN(nn.Module):
@@ -101,8 +122,8 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config), Discriminator(config)
 
 
-class GANTrainer(ImageTrainer):
-    """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]."""
+class GANTrainer(LabelTrainer):
+    """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]; with classes (images, labels)."""
 
     kind, Config, METRICS, LOSSES = "gan", GANConfig, ("d_loss", "g_loss"), ("generator", "discriminator")
     model: GAN
@@ -131,39 +152,65 @@ class GANTrainer(ImageTrainer):
         optimizer.step(self.unscale_(part, optimizer.parameters.values()))
         return loss
 
-    def _fake(self, n):
-        """Images of the noise that the step's first draw gives to n examples."""
-        return self.model.generator(random.normal((n, self.config.latent)))
+    def _part(self, start, stop):
+        """(images, labels or None) of examples start to stop."""
+        images, *labels = (a[start:stop] for a in self.inputs.values())
+        return Tensor(images), *(labels or [None])
+
+    def _fake(self, n, labels):
+        """Images of n noises, the same in both halves of a step, of the classes that the real images have."""
+        return self.model.generator(random.normal((n, self.config.latent)), labels)
 
     def _discriminator_loss(self, start, stop):
         """Of examples start to stop: the loss, and their share of the batch."""
-        d, real = self.model.discriminator, Tensor(self.inputs["images"][start:stop])
+        d, (real, labels) = self.model.discriminator, self._part(start, stop)
         with no_grad() if self.accumulate > 1 else contextlib.nullcontext():
-            self.fake = self._fake(stop - start)
-        loss = F.discriminator_loss(d(real), d(self.fake.detach()), kind=self.config.loss)
+            self.fake = self._fake(stop - start, labels)
+        loss = F.discriminator_loss(d(real, labels), d(self.fake.detach(), labels), kind=self.config.loss)
         return (loss,), (stop - start) / self.config.batch
 
     def _generator_loss(self, start, stop):
         """The same. Of several parts the generator's tensors are made again: all at once they would fill the memory."""
-        d = self.model.discriminator
+        d, (real, labels) = self.model.discriminator, self._part(start, stop)
         if self.accumulate > 1:
             with self.model.generator.seen(), random.current().again():
-                self.fake = self._fake(stop - start)
+                self.fake = self._fake(stop - start, labels)
         features = d.features(self.fake)
-        loss = F.generator_loss(d.dense(features), kind=self.config.loss)
+        loss = F.generator_loss(d.verdict(features, labels), kind=self.config.loss)
         if self.config.feature_matching:
             with no_grad():
-                wanted = d.features(Tensor(self.inputs["images"][start:stop])).mean(axis=0)
+                wanted = d.features(real).mean(axis=0)
             loss = loss + self.config.feature_matching * ((features.mean(axis=0) - wanted) ** 2).mean()
         return (loss,), (stop - start) / self.config.batch
 
-    def sample(self, n: int, seed: int = 0):
-        """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise."""
+    def sample(self, n: int, seed: int = 0, labels=None):
+        """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise.
+
+        labels, where there are classes: one class, or one for each image; None takes them in turn."""
         check.count("sample", "n", n)
         with self.apart(seed):
             z = random.normal((n, self.config.latent))
-            return (self.model.generator(z).numpy()[..., 0] + 1) / 2
+            return self._draw(z, self.labels_of("sample", n, self.in_turn(n) if labels is None else labels))
+
+    def traverse(self, seed: int = 0):
+        """(images (rows, columns, 28, 28), what they show): noises that turn into others, with classes one for all.
+
+        cos(t) z + sin(t) z' of two independent noises is as much N(0, 1) as they are, all the way from t = 0 to pi / 2.
+        """
+        rows, c, columns = self.classes or ROWS, self.config, COLUMNS
+        with self.apart(seed):
+            first, last = random.normal((2, 1 if self.classes else rows, 1, c.latent))
+            t = self.xp.linspace(0, np.pi / 2, columns).astype(np.float32)[:, None]
+            z = self.xp.cos(t) * first + self.xp.sin(t) * last  # (rows or 1, columns, Z)
+            z = self.xp.broadcast_to(z, (rows, columns, c.latent)).reshape(-1, c.latent)
+            labels = np.arange(rows).repeat(columns) if self.classes else None
+            images = self._draw(z, self.labels_of("traverse", len(z), labels)).reshape(rows, columns, 28, 28)
+        what = f"classes 0 to {rows - 1}, from one noise to another" if self.classes else "from one noise to another"
+        return images, f"{rows} rows: {what}"
+
+    def _draw(self, z, labels):
+        return (self.model.generator(z, labels).numpy()[..., 0] + 1) / 2
 
     def evaluate(self) -> dict:
         """Figures of 200 samples: see models/measures.py."""
-        return image_figures(self.sample(200), self.data)
+        return label_figures(self.sample(200), self.in_turn(200), self.data)

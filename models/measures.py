@@ -26,6 +26,17 @@ def nearest_labels(samples, images):
     return images.y_train[distances(samples, images.x_train / 255.0).argmin(1)]
 
 
+def label_figures(samples, labels, images) -> dict:
+    """`image_figures`; and of samples that were asked for by class (labels are not None)
+
+    labelled         the share whose nearest training image has the class that was asked for
+    """
+    figures = image_figures(samples, images)
+    if labels is None:
+        return figures
+    return {**figures, "labelled": float((nearest_labels(samples, images) == labels).mean())}
+
+
 def image_figures(samples, images) -> dict:
     """What tells a good set of samples from one that collapsed or was copied.
 

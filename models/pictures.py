@@ -43,12 +43,12 @@ def save_set(path, images):
     write_atomically(path, content.getvalue())
 
 
-def save_samples(path, samples) -> Path:
+def save_samples(path, samples, columns=None) -> Path:
     """Write what a trainer's `sample` returned: images as path.png, texts and translations as path.txt."""
     path = Path(path)
     if isinstance(samples, np.ndarray):
         path = _ending(path, ".png")
-        save_grid(path, samples)
+        save_grid(path, samples, columns)
         return path
     path = _ending(path, ".txt")
     write_atomically(path, as_text(samples).encode("utf-8"))

@@ -148,7 +148,13 @@ def _show(run, trainer, step):
         save_losses(run.folder / "loss.png", lines)
     if trainer.kind in KEPT:
         save_set(run.samples / f"set_{step:06d}.npz", trainer.sample(KEPT[trainer.kind], seed=1))
-    save_samples(run.samples / f"step_{step:06d}", trainer.sample(SAMPLES[trainer.kind]))
+    save_samples(run.samples / f"step_{step:06d}", trainer.sample(shown(trainer)), trainer.classes or None)
+
+
+def shown(trainer) -> int:
+    """How many samples are shown: with classes, which take turns, whole rows in which each stands once."""
+    n, columns = SAMPLES[trainer.kind], trainer.classes or 1
+    return -(-n // columns) * columns
 
 
 def train_new(
@@ -169,7 +175,8 @@ def train_new(
     sync_batch_norm=False,
     world=ALONE,
 ):
-    """Begin a run in folder `out` and finish it; (run, trainer, seconds)."""
+    """Begin a run in folder `out` and finish it; (run, trainer, seconds). Without data it is the preset's."""
+    data_path = trainer_type.Config.DATA.get(preset) if data_path is None else data_path
     config = trainer_type.Config.preset(preset, **changes)
     ranks = {"accumulate": accumulate, "sync_batch_norm": sync_batch_norm}
     world.share(config.batch, accumulate)  # refused before there is a folder

@@ -31,6 +31,8 @@ PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has
     "fp16": {"tf32": True, "half": True},
 }
 
+LATER = {"classes": 0}  # what a checkpoint that is older than a setting means
+
 
 class Trainer:
     """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32", graph=True, world=ALONE, accumulate=1,
@@ -99,6 +101,11 @@ class Trainer:
     def read_data(self, data):
         """The data set: loaded from a path, the carried one for None, or one already loaded."""
         raise TypeError(f"{type(self).__name__} reads no data")
+
+    @property
+    def classes(self) -> int:
+        """How many classes samples can be asked of; 0: the model knows none."""
+        return getattr(self.config, "classes", 0)
 
     def examples(self) -> int:
         """How many training examples there are."""
@@ -271,6 +278,7 @@ class Trainer:
         own, saved = self.metadata(), metadata.get("config")
         if not isinstance(saved, dict):
             raise CheckpointError(f"{path}: its config is {shown(saved)}, should be an object")
+        saved = {**LATER, **saved}
         for name in self.Config.MODEL:
             if saved.get(name) != own["config"][name]:
                 was, should = shown(saved.get(name)), shown(own["config"][name])

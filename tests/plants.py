@@ -183,8 +183,8 @@ PLANTS = {
     ),
     "discriminator-sees-its-targets-swapped": Plant(
         "models/gan.py",
-        "F.discriminator_loss(d(real), d(fake)",
-        "F.discriminator_loss(d(fake), d(real)",
+        "F.discriminator_loss(d(real, labels), d(fake, labels)",
+        "F.discriminator_loss(d(fake, labels), d(real, labels)",
         "tests/test_twins.py -k gan",
     ),
     "generator-trains-through-a-detached-image": Plant(
@@ -192,6 +192,18 @@ PLANTS = {
         "features = d.features(fake)",
         "features = d.features(fake.detach())",
         "tests/test_twins.py -k gan",
+    ),
+    "projection-without-a-gradient-to-the-image": Plant(
+        "models/gan.py",
+        "(self.labels(labels) * features)",
+        "(self.labels(labels) * features.detach())",
+        "tests/test_twins.py -k conditional",
+    ),
+    "labels-of-other-images": Plant(
+        "models/labels.py",
+        "self.data.y_train[index]",
+        "self.data.y_train[index[::-1]]",
+        "tests/test_conditional.py -k stay",
     ),
     "reparameterisation-by-variance": Plant(
         "core/reference/losses.py",

@@ -54,6 +54,36 @@ def test_carried_pairs_are_split_without_a_leak():
         assert len(set(sentences)) == len(sentences)
 
 
+def test_carried_poems_are_held_out_whole():
+    """Every character of every poem, in its order, on one side of the split or the other; every tenth on the other."""
+    p = data.load_text("poems")
+    assert isinstance(p, data.Poems) and p.source.name == "chinese_poems.tsv"
+    rows = [line.split("\t") for line in p.source.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 409
+    for text, wanted in ((p.train, [r for i, r in enumerate(rows) if i % 10 != 9]), (p.test, rows[9::10])):
+        found = [poem.split("\n") for poem in text.removesuffix("\n\n").split("\n\n")]
+        assert [(lines[0], "".join(lines[1:])) for lines in found] == [(f"{r[1]} {r[2]}", r[3]) for r in wanted]
+        assert all(line[-1] in "。？！" for lines in found for line in lines[1:]), "a sentence a line"
+
+
+def test_carried_fashion_by_name_and_any_npz_of_its_form(tmp_path, monkeypatch):
+    """A name is what is carried, wherever one stands; a file of that name has a path."""
+    d = data.load_images("fashion")
+    assert d.x_train.shape == (5000, 28, 28) and d.x_test.shape == (1000, 28, 28)
+    assert d.y_train[:5].tolist() == [9, 0, 0, 3, 0] and d.y_test[:5].tolist() == [9, 2, 1, 1, 6]  # its official order
+    small = {name: getattr(d, name)[:12] for name in ("x_train", "y_train", "x_test", "y_test")}
+    monkeypatch.chdir(tmp_path)
+    np.savez("mine.npz", **small)
+    (tmp_path / "mine.npz").rename("fashion")
+    assert len(data.load_images("fashion").x_train) == 5000 and len(data.load_images("./fashion").x_train) == 12
+
+
+def test_names_stand_for_one_family(tmp_path):
+    for load, name in ((data.load_images, "poems"), (data.load_text, "fashion"), (data.load_pairs, "poems")):
+        with pytest.raises(DataError, match=r"poems|fashion"):
+            load(name)
+
+
 def test_carried_files_are_checked(monkeypatch, tmp_path):
     (tmp_path / "SHA256SUMS").write_text((data.FOLDER / "SHA256SUMS").read_text())
     (tmp_path / "shakespeare_small.txt").write_text("changed")

@@ -17,6 +17,8 @@ from tests.specs import CASES, run
 OPTIONS = [
     *((kind, {}) for kind in models.MODELS),
     ("gan", {"loss": "hinge", "feature_matching": 0.5}),
+    ("gan", {"classes": 10}),
+    ("vae", {"classes": 10}),
     ("seq2seq", {"positions": "sinusoidal"}),
 ]
 
@@ -50,6 +52,15 @@ def test_a_step_leaves_the_host_alone(kind, options, gpu):
         assert len(steps[0]) > 50 and steps[0] == steps[1] == steps[2] and steps[3] == steps[4] == []
         t.metrics()
         assert gpu.reads == ["tolist"]
+
+
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+def test_pictures_by_class_read_by_the_named_ways_only(kind):
+    with stand_in.without_a_gpu() as gpu:
+        t = small.trainer(kind, device="cuda", classes=10)
+        small.run(t, 1)
+        t.sample(1), t.evaluate(), t.traverse()
+        assert set(gpu.reads) <= {"get", "tolist", "__int__"}
 
 
 @pytest.mark.parametrize("kind", models.MODELS)

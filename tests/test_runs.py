@@ -9,8 +9,10 @@ import pytest
 from core import checkpoint
 from models import MODELS, demo
 from models.__main__ import main
+from models.data import Poems, load_images
 from models.runs import Run, RunError
 from models.train import SAMPLES
+from tests import small
 from tests.crashing import TRAIN, last
 
 
@@ -101,8 +103,34 @@ def test_changed_data_is_refused_on_resume(tmp_path, capsys):
     assert main(["sample", str(folder), "--prompt", "to be"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("to be")
     assert "does not know: 'xz'" in refused(capsys, "sample", folder, "--prompt", "xz")
+    assert "--traverse is for gan and vae" in refused(capsys, "sample", folder, "--traverse")
+    assert "--label is for models that know classes" in refused(capsys, "sample", folder, "--label", "3")
     text.write_text("something else " * 200)
     assert "changed since" in refused(capsys, "train", "--resume", folder)
+
+
+def test_a_run_on_carried_data_keeps_its_name(tmp_path, capsys, monkeypatch):
+    """Given with --data, or a preset's own; the run goes on with it, and finds it changed if it was."""
+    monkeypatch.setattr(MODELS["vae"].Config, "PRESETS", {"demo": small.SMALL["vae"]})
+    monkeypatch.setattr(MODELS["gpt"].Config, "PRESETS", {"poems": small.SMALL["gpt"], "demo": small.SMALL["gpt"]})
+    monkeypatch.setattr(MODELS["gpt"], "sample", lambda self, n: ["nothing"])
+    found, own = {}, tmp_path / "own.txt"
+    own.write_text("春眠不觉晓\n" * 40, encoding="utf-8")
+    for name, *options in (
+        ("fashion", "vae", "--data", "fashion"),
+        ("poems", "gpt", "--preset", "poems"),
+        ("own", "gpt", "--preset", "poems", "--data", str(own)),
+    ):
+        folder = tmp_path / name
+        assert main(["train", *options, "--steps", "1", "--out", str(folder)]) == 0
+        assert main(["train", "--resume", str(folder), "--steps", "2"]) == 0
+        found[name] = Run.open(folder)
+    assert [run.settings["data"]["path"] for run in found.values()] == ["fashion", "poems", str(own)]
+    assert found["fashion"].trainer().data.x_train[0].tobytes() == load_images("fashion").x_train[0].tobytes()
+    assert isinstance(found["poems"].trainer().data, Poems)
+    found["fashion"].settings["data"]["sha256"] = "0" * 64
+    found["fashion"].write_settings()
+    assert "fashion: changed since" in refused(capsys, "sample", tmp_path / "fashion")
 
 
 def test_two_processes_in_one_folder(undisturbed, capsys):

@@ -29,8 +29,10 @@ SETTINGS = {
     "gan": ("gan", {}, (1, 10)),
     "gan hinge, feature matching": ("gan", {"loss": "hinge", "feature_matching": 1.0}, (1,)),
     "gan minimax": ("gan", {"loss": "minimax"}, (1,)),
+    "gan conditional": ("gan", {"classes": 10}, (1,)),
     "vae": ("vae", {}, (1, 10)),
     "vae beta 4": ("vae", {"beta": 4.0}, (1,)),
+    "vae conditional": ("vae", {"classes": 10}, (1,)),
     "gpt": ("gpt", {}, (1, 10)),
     "seq2seq": ("seq2seq", {}, (1, 10)),
     "diffusion": ("diffusion", {}, (1, 10)),
@@ -76,11 +78,11 @@ def forward_ours(kind, model, batch, noise) -> dict:
     model.eval()
     with no_grad():
         if kind == "gan":
-            images = model.generator(noise)
-            outputs = {"images": images, "logits": model.discriminator(images)}
+            images = model.generator(noise, *batch[1:])
+            outputs = {"images": images, "logits": model.discriminator(images, *batch[1:])}
         elif kind == "vae":
-            mu, logvar = model.encoder(batch[0])
-            outputs = {"mu": mu, "logvar": logvar, "pixels": model.decoder(mu)}
+            mu, logvar = model.encoder(*batch)
+            outputs = {"mu": mu, "logvar": logvar, "pixels": model.decoder(mu, *batch[1:])}
         elif kind == "diffusion":
             images, labels = batch
             outputs = {name: net(images, 1 + 5 * labels, labels) for name, net in nets(model)}
@@ -100,16 +102,16 @@ def nets(model):
 
 def forward_twin(kind, twin, batch, noise) -> dict:
     """The same by a twin."""
-    model = twin.model.eval()
+    model, labels = twin.model.eval(), [twin.tensor(a) for a in batch[1:]]
     with torch.no_grad():
         if kind == "gan":
-            images = model.generator(twin.tensor(noise))
-            outputs = {"images": images, "logits": model.discriminator(images)}
+            images = model.generator(twin.tensor(noise), *labels)
+            outputs = {"images": images, "logits": model.discriminator(images, *labels)}
         elif kind == "vae":
-            mu, logvar = model.encoder(twin.tensor(batch[0]))
-            outputs = {"mu": mu, "logvar": logvar, "pixels": model.decoder(mu)}
+            mu, logvar = model.encoder(twin.tensor(batch[0]), *labels)
+            outputs = {"mu": mu, "logvar": logvar, "pixels": model.decoder(mu, *labels)}
         elif kind == "diffusion":
-            images, labels = map(twin.tensor, batch)
+            images, (labels,) = twin.tensor(batch[0]), labels
             outputs = {name: net(images, 1 + 5 * labels, labels) for name, net in nets(model)}
         else:
             outputs = {"logits": model(*(twin.tensor(a) for a in batch[:-1]))}
