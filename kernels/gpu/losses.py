@@ -17,7 +17,8 @@ Precision   float32 inside. top + rest would lose the digits of rest where logit
             In float16 d is rounded to float16 before its two products
 Versions    gradients stored by the forward pass save the second x @ w.T, but evaluation pays for them and dy comes
             late; logits never in memory (a product with an online sum) cost as many flops and a kernel of its own
-Limits      a target that is no class, which the model refuses on the host, makes its loss nan. Rows whose length is no multiple of 16 are loaded element by element: pad the vocabulary
+Limits      a target that is no class, which models refuse on the host, makes its loss nan. Rows whose length is no
+            multiple of 16 are loaded element by element: pad the vocabulary
 Source      chunks: Liger-Kernel, with chunks of a size that keeps the products fast; untested on a device: all of it
 """
 
