@@ -117,6 +117,7 @@ def main():
     noise()
     noise_drawn_again()
     long_sums()
+    counted()
     targets_out_of_range()
     chunks()
     saved()
@@ -214,6 +215,16 @@ def long_sums():
     parts = np.abs(RNG.standard_normal(2500)).astype(np.float32)
     judge("add_up", [Draw(add_up(parts, "float32", 0.5), parts.sum(dtype=float) * 0.5, parts.sum() / 2)], np.float32)
     print("long sums")
+
+
+def counted():
+    """Launches are counted by file and name, where a program ran: an empty grid has none."""
+    before = launch.COUNT.copy()
+    with on("cuda"), use("kernels"):
+        for ids in (np.zeros(0, int), np.zeros(2, int)):
+            F.embedding(ids, np.ones((3, 2), np.float32))
+    assert launch.COUNT - before == {"embedding._gather": 1}, launch.COUNT
+    print("counted")
 
 
 def targets_out_of_range():

@@ -43,7 +43,7 @@ def _cross_entropy_forward(
     x_ptr, t_ptr, loss_ptr, lse_ptr, rows, V, ignore_index, smoothing, z_loss,
     SMOOTHED: tl.constexpr, SQUARED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """loss and lse = (top, rest) of a tile of rows; the loss of an ignored row is 0, of a target that is no class nan."""
+    """loss and lse = (top, rest) of a tile of rows; loss is 0 of an ignored row, nan of a target that is no class."""
     row, inside = first_row(rows, 1, 0, tl.num_programs(0), BLOCK_M)
     t = tl.load(t_ptr + row, mask=inside, other=0).to(tl.int64)
     kept = inside & (t != ignore_index)
