@@ -7,8 +7,8 @@ decided by the process:
     interpreted         TRITON_INTERPRET=1 before the first import: NumPy arrays, serial Python, for tests without a GPU
     recorded            inside `recording(arch)`: nothing runs, every launch is noted, for the compile check
 
-Block sizes come from the tables in kernels/blocks (`blocks`), but for a few sums of one program. The GPU's side of this file was written from the source
-of Triton 3.6 and has not run on a device yet.
+Block sizes come from the tables in kernels/blocks (`blocks`), but for sums of few parts, whose wrappers name their own.
+The GPU's side of this file was written from the source of Triton 3.6 and has not run on a device yet.
 """
 
 import contextlib

@@ -14,7 +14,8 @@ Precision   float32 inside. -sigmoid(-x), not sigmoid(x) - 1, keeps the gradient
             comes through the hinge, as in torch's relu
 Versions    gradients stored by the forward pass would still wait for dy: as many launches, more bytes
 Limits      any shapes; a grid has fewer than 2^31 programs, of BLOCK elements each
-Source      Goodfellow et al. 2014; Lim & Ye 2017; untested on a device: all of it
+Source      Goodfellow et al. 2014; Lim & Ye 2017
+Status      untested on a device: all of it
 """
 
 import triton

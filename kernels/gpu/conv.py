@@ -29,7 +29,8 @@ Versions    read in compiled code, not timed: nested loops over taps drain the p
             agree
 Limits      kernels to 31 taps an axis (bits of a mask); below 2^31 pixels, and elements of one padded image and of w:
             core/table.py refuses more
-Source      phases: Dumoulin and Visin 2016, section 4; untested on a device: all of it
+Source      phases: Dumoulin and Visin 2016, section 4
+Status      untested on a device: all of it
 """
 
 import math

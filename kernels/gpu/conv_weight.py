@@ -17,7 +17,8 @@ Versions    read in compiled code, not timed: row by row of y needs wide images 
             find its pixels, which is as short once the compiler knows the sizes. x loaded as it lies and transposed in
             registers is not copied asynchronously on sm_80
 Limits      as conv.py
-Source      split sums: any GEMM library's split-K; untested on a device: all of it
+Source      split sums: any GEMM library's split-K
+Status      untested on a device: all of it
 """
 
 import math

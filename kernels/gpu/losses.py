@@ -19,7 +19,8 @@ Versions    gradients stored by the forward pass save the second x @ w.T, but ev
             late; logits never in memory (a product with an online sum) cost as many flops and a kernel of its own
 Limits      a target that is no class, which models refuse on the host, makes its loss nan. Rows whose length is no
             multiple of 16 are loaded element by element: pad the vocabulary
-Source      chunks: Liger-Kernel, with chunks of a size that keeps the products fast; untested on a device: all of it
+Source      chunks: Liger-Kernel, with chunks of a size that keeps the products fast
+Status      untested on a device: all of it
 """
 
 import triton

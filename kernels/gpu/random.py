@@ -16,7 +16,8 @@ Precision   masks and uniforms have the bits of core/reference/random.py. Normal
 Versions    seed and draw as constants of the kernel would compile one for every draw of a model: they are arguments
             that nothing is specialised on. tl.rand has other counters, tl.cos a slow path for angles that cannot occur
 Limits      any shape; a grid has fewer than 2^31 programs, of BLOCK elements each
-Source      Salmon et al. 2011; Box & Muller 1958; polynomials of Cephes' sinf and cosf. Untested on a device: all of it
+Source      Salmon et al. 2011; Box & Muller 1958; polynomials of Cephes' sinf and cosf
+Status      untested on a device: all of it
 """
 
 import triton

@@ -21,7 +21,8 @@ Versions    mapped with strides as arguments: 12 more numbers a launch and no wi
             compilation for each shape. reduced with one shape of tile: most lanes idle on rows or on columns. Both in
             one kernel would spare gradients under broadcasting a write and a read: worth it where a model shows it
 Limits      floating results; fewer than 2^31 tiles, the most programs that CUDA starts
-Source      nan wins, and ties share, as in NumPy and torch; untested on a device: all of it
+Source      nan wins, and ties share, as in NumPy and torch
+Status      untested on a device: all of it
 """
 
 import functools

@@ -18,7 +18,8 @@ Precision   float32 inside, whatever is stored; log1p keeps its digits where the
 Versions    storing bce's gradient in the forward pass would cost a write that evaluation never reads and a second read
             to scale it by dy: computing it from x again moves less.
 Limits      any shape; a grid has fewer than 2^31 programs, of BLOCK elements each
-Source      Kingma & Welling 2014, appendix B; the stable bce is torch's; untested on a device: all of it
+Source      Kingma & Welling 2014, appendix B; the stable bce is torch's
+Status      untested on a device: all of it
 """
 
 import triton
