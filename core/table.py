@@ -7,6 +7,7 @@ A kernel's limits are a function of the arguments that gives None, or why they a
 """
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -83,9 +84,32 @@ def _heads(inputs, attrs):
     return None if width <= 256 else f"heads are {width} wide, the kernel takes 256 at most"
 
 
-def _taps(inputs, attrs):
-    taps = max(inputs[1].shape[:2])
-    return None if taps <= 31 else f"the kernel has {taps} taps on an axis, 31 are the most"
+def _addressed(inputs, attrs):
+    """What the GPU's convolutions count in 32 bits: the taps of an axis, pixels, offsets in an image and in w."""
+    x, w = inputs[:2]
+    taps = max(w.shape[:2])
+    if taps > 31:
+        return f"the kernel has {taps} taps on an axis, 31 are the most"
+    padding = attrs.get("padding", (0, 0))
+    sides = {"x": x.shape, "y": _convolved(x, w, attrs)}
+    counts = {f"{side} has {{}} pixels": math.prod(shape[:3]) for side, shape in sides.items()}
+    for side, (_, h, width, channels) in sides.items():
+        counts[f"one image of {side}, padded, has {{}} elements"] = (h + padding[0]) * (width + padding[1]) * channels
+    counts["w has {} elements"] = w.size
+    said = (what.format(n) for what, n in counts.items() if n >= 2**31 - 2**12)  # the last block may reach past the end
+    return next((f"{what}, the kernel takes fewer than 2^31" for what in said), None)
+
+
+def _convolved(x, w, attrs):
+    """The shape of a convolution's result."""
+    stride, padding, dilation = (attrs.get(k, (n, n)) for k, n in (("stride", 1), ("padding", 0), ("dilation", 1)))
+    if "output_padding" in attrs:
+        more = attrs["output_padding"]
+        size = conv.transposed_size(x.shape[1:3], w.shape[:2], stride, padding, more, dilation)
+        return len(x), *size, w.shape[2]
+    span = conv.span(w.shape[:2], dilation)
+    size = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.shape[1:3], padding, span, stride))
+    return len(x), *size, w.shape[3]
 
 
 def _whole(inputs, attrs):
@@ -167,8 +191,8 @@ TABLE: dict[str, Row] = dict([
     *(_row(name, op, MEMORY, "pointwise") for name, op in shape.REDUCTIONS.items()),
     _row("matmul", matmul.matmul, Why("BLAS does all of it"), "matmul", half=HALF),
     _row("linear", matmul.linear, ("matmul", _kept), "matmul", half=HALF),
-    _row("conv2d", conv.conv2d, ("conv", _undone), ("conv", _taps), half=HALF),
-    _row("conv_transpose2d", conv.conv_transpose2d, ("conv", _undone), ("conv", _taps), half=HALF),
+    _row("conv2d", conv.conv2d, ("conv", _undone), ("conv", _addressed), half=HALF),
+    _row("conv_transpose2d", conv.conv_transpose2d, ("conv", _undone), ("conv", _addressed), half=HALF),
     _row("attention", attention.attention, ("attention", _heads), ("attention", _heads), half=HALF),
     _row("layer_norm", norm.layer_norm, "norm", "norm", result="first", half=FULL),
     _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first", half=FULL),

@@ -1,1 +1,1 @@
-"""Hand-written kernels behind core/dispatch.py: cpu/ for Numba, gpu/ for Triton, under the same file names."""
+"""Hand-written kernels behind core/dispatch.py: Numba's in cpu/, Triton's in gpu/; core/table.py names each."""

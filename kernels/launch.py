@@ -7,8 +7,8 @@ decided by the process:
     interpreted         TRITON_INTERPRET=1 before the first import: NumPy arrays, serial Python, for tests without a GPU
     recorded            inside `recording(arch)`: nothing runs, every launch is noted, for the compile check
 
-Block sizes come from the tables in kernels/blocks (`blocks`). The GPU's side of this file was written from the source
-of Triton 3.6 and has not run on a device yet.
+Block sizes come from the tables in kernels/blocks (`blocks`), but for sums of few parts, whose wrappers name their own.
+The GPU's side of this file was written from the source of Triton 3.6 and has not run on a device yet.
 
 # next: kernels/check.py, what the compiler made of them
 """
@@ -29,7 +29,7 @@ from core.arrays import is_cupy
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TABLES = Path(__file__).parent / "blocks"
 OPTIONS = ("num_warps", "num_stages")  # of the compiler; all other keywords are the kernel's constants
-COUNT: Counter = Counter()  # launches of each kernel in this process: the proof that one ran
+COUNT: Counter = Counter()  # launches of each kernel ("file.name") in this process: the proof that one ran
 _recorder: ContextVar[tuple | None] = ContextVar("recorder", default=None)
 _instead: ContextVar[dict] = ContextVar("instead", default={})  # noqa: B039 (never written to)
 
@@ -91,7 +91,6 @@ def launch(kernel, grid: tuple, *arguments, **constants):
     if recorder is not None:
         recorder[1].append(Launch(kernel, grid, arguments, constants, options))
         return
-    COUNT[kernel.__name__] += 1
     if not all(grid):  # nothing to do, and CUDA refuses an empty grid
         return
     if INTERPRETED:
@@ -99,6 +98,7 @@ def launch(kernel, grid: tuple, *arguments, **constants):
         kernel[grid](*wrapped, **constants)
     else:
         _launch_on_gpu(kernel, grid, arguments, constants, options)
+    COUNT[f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.__name__}"] += 1
 
 
 def _argument(kernel, a):
@@ -124,8 +124,9 @@ def blocks(family: str, kernel: str, dtype, size: int = 0) -> dict:
 
         {kernel: {architecture: {dtype: [[largest size, {"BLOCK": 1024, "num_warps": 4}], ...]}}}
 
-    The architecture is "interpret", or the newest one not above the device's ("80", "90", "100"); dtype may be "any";
-    the first line whose largest size is not below `size` holds (null: no limit).
+    The architecture is "interpret", or the newest one not above the device's ("80", "90", "100"): sm_86, say, takes
+    80's, and where that wants more shared memory than it has, Triton raises OutOfResources. dtype may be "any"; the
+    first line whose largest size is not below `size` holds (null: no limit).
     """
     chosen = _instead.get().get((family, kernel))
     if chosen is not None:
@@ -151,7 +152,11 @@ def _architecture(known) -> str:
         return "interpret"
     recorder = _recorder.get()
     capability = recorder[0] if recorder is not None else _driver().get_current_target().arch
-    return max((k for k in known if k != "interpret" and int(k) <= capability), key=int)
+    below = [k for k in known if k != "interpret" and int(k) <= capability]
+    if not below:
+        least = min((k for k in known if k != "interpret"), key=int)
+        raise RuntimeError(f"GPU kernels: the device is sm_{capability}, should be sm_{least} or newer")
+    return max(below, key=int)
 
 
 # --- recording ----------------------------------------

@@ -131,6 +131,7 @@ def main():
     noise()
     noise_drawn_again()
     long_sums()
+    counted()
     targets_out_of_range()
     chunks()
     whole_steps()
@@ -239,6 +240,16 @@ def whole_steps():
             y = F.timestep_embedding(np.array([0, 37, 999], dtype), 4).data
         assert y.dtype == np.float32 and abs(y - np.hstack([np.cos(angles), np.sin(angles)])).max() < 2e-7, y
     print("whole steps")
+
+
+def counted():
+    """Launches are counted by file and name, where a program ran: an empty grid has none."""
+    before = launch.COUNT.copy()
+    with on("cuda"), use("kernels"):
+        for ids in (np.zeros(0, int), np.zeros(2, int)):
+            F.embedding(ids, np.ones((3, 2), np.float32))
+    assert launch.COUNT - before == {"embedding._gather": 1}, launch.COUNT
+    print("counted")
 
 
 def targets_out_of_range():

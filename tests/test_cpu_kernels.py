@@ -4,16 +4,22 @@ that the timing of threads changes no bit.
 The reference is judged in test_torch.py and test_purity.py, with kernels switched off.
 """
 
+import re
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from core import dispatch
 from core.dispatch import recording, use
 from core.table import TABLE, Kernel
-from kernels.cpu import winograd
+from kernels.cpu import common, winograd
 from tests.comparing import compare, random_dys, run_ours
 from tests.purity import check_purity, saved_in_vain
 from tests.specs import BENCH, BY_NAME, CASES, DIFFERENTIABLE, NOTHING_RUNS, case_id, run
+from tests.test_house import ROOT
 
 MINE = {name for name, row in TABLE.items() if isinstance(row.kernels.get("cpu"), Kernel)}
 KERNEL_CASES = [c for c in CASES if c.op in MINE and c.name not in NOTHING_RUNS]
@@ -89,3 +95,20 @@ def test_two_runs_have_the_same_bits(op):
     one, two = (run_ours(case, arrays, dys) for _ in range(2))
     for a, b in zip((*one[0], *one[1]), (*two[0], *two[1])):
         assert a is b is None or a.tobytes() == b.tobytes()
+
+
+def test_the_cache_s_name_follows_constants_of_the_reference(tmp_path):
+    """Kernels have them compiled in: one that changed would find the old ones."""
+    for path in (ROOT / "kernels" / "cpu").glob("*.py"):
+        for module, names in re.findall(r"^from core\.reference\.(\w+) import (.+)", path.read_text(), re.MULTILINE):
+            assert module in common.REFERENCES or not re.search(r"\b[A-Z_]{2,}\b", names), (path.name, module)
+    places = []
+    for folder in ("core", "kernels"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    constants = tmp_path / "core" / "reference" / "random.py"
+    for rounds in ("ROUNDS = 10", "ROUNDS = 11"):
+        constants.write_text(constants.read_text().replace("ROUNDS = 10", rounds))
+        code = "import numba, kernels.cpu.common; print(numba.config.CACHE_DIR)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        places.append(done.stdout)
+    assert all(str(tmp_path) in place for place in places) and places[0] != places[1], places

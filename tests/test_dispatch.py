@@ -220,3 +220,28 @@ def test_state_operations_are_those_whose_names_end_in_an_underscore():
         assert (name.endswith("_") or name in {*DRAWINGS, "keep_mask"}) != isinstance(row.reference, Op), name
         if isinstance(row.reference, Op):
             assert (row.reference.name, row.reference.backend) == (name, "reference")
+
+
+# --- limits ----------------------------------------
+
+# Shapes of x and w that a GPU's convolution cannot address in 32 bits, and what of them is too much.
+HUGE = {
+    "pixels of x": ((2**20, 50, 50, 1), (1, 1, 1, 1), {}, "x has 2621440000 pixels"),
+    "an image of x": ((1, 20_000, 20_000, 6), (1, 1, 6, 1), {}, "one image of x, padded, has 2400000000 elements"),
+    "w": ((1, 31, 31, 1500), (31, 31, 1500, 1500), {}, "w has 2162250000 elements"),
+    "pixels of y": (
+        *((1, 1000, 1000, 1), (1, 1, 1, 1)),
+        *(
+            {"stride": (50, 50), "padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1)},
+            "y has 2495102401",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("x, w, attrs, reason", HUGE.values(), ids=HUGE)
+def test_a_convolution_past_32_bits_is_not_given_to_a_gpu_s_kernel(x, w, attrs, reason):
+    op, one = "conv_transpose2d" if attrs else "conv2d", np.float32(1)
+    with dispatch.on("cuda"):
+        said = explain(op, np.broadcast_to(one, x), np.broadcast_to(one, w), **attrs)
+    assert said.startswith(f"{op}: reference ({reason}") and "2^31" in said

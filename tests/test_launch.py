@@ -66,6 +66,16 @@ def test_a_configuration_may_be_put_in_a_table_s_place():
         assert launcher.blocks("variational", "each", "float32") != {"BLOCK": 7}
 
 
+def test_an_architecture_without_a_table_of_its_own_takes_the_newest_below_and_one_below_all_is_refused():
+    def table(arch):
+        with launcher.recording(arch):
+            return launcher.blocks("conv", "gather_1", "float32")
+
+    assert table(86) == table(80)
+    with pytest.raises(RuntimeError, match=r"sm_75.*sm_80"):
+        table(75)
+
+
 def test_without_cupy_a_launch_says_what_is_missing():
     assert not launcher.INTERPRETED, "the suite runs without TRITON_INTERPRET: it sets that for processes of their own"
     with on("cuda"), use("kernels"), pytest.raises(RuntimeError, match="CuPy"):

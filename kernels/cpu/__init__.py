@@ -1,1 +1,1 @@
-"""Kernels for a CPU: plain loops compiled by Numba, the clearest statement of what their Triton twins do."""
+"""Kernels for a CPU: loops over a piece of the work, compiled by Numba, their products in vector registers."""

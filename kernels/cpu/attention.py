@@ -15,11 +15,11 @@ Plan        forward   work = QUERIES rows of one head: keys, transposed, and val
                       Fewer heads than threads: the keys of a head are shared out, and their parts of dq added up
             causal: the loop over keys ends with the last one a tile of queries sees. dbias: a float64 sum a thread
 Cost        forward 2 Tq Tk (d + dv) flops a head, backward 2 Tq Tk (3 d + 2 dv). A thread holds its head's keys and
-            values two or three times and tiles of QUERIES rows; nothing has Tq Tk elements but a bias and its gradient
+            values two or three times and tiles of QUERIES rows; nothing has Tq Tk elements but a mask or bias given so
 Precision   float32. Maximum and sum stay apart: one log-sum-exp would lose digits where scores are large. The row's sum
             leaves p for dy. delta is taken of dp itself where a tile has all keys of a row (up to KEYS of them), and of
             what is left once more: with dy y the error was up to five times torch's where one key has nearly all weight
-Versions    one core of a Zen 5. Products: by BLAS 62 to 95 GF/s at such sizes, by kernels/cpu/lanes.py 200. Tiles
+Versions    one core of a Zen 5. Products: by BLAS 62 to 95 GF/s at such sizes, by kernels/cpu/tiles.py 200. Tiles
             by flat index, which may be negative for all the compiler knows, are gathered element by element; as rows of
             a 2-d view, or slices, they are vectors: 0.64 -> 0.41 ms at (12, 4, 64, 32). Keys transposed straight from
             memory wait for every line of it; copied first: 15 -> 7 ms at (32, 8, 128, 32). Prefetching bought nothing
@@ -35,10 +35,10 @@ import numpy as np
 from core.op import Op
 from core.threads import share
 from kernels.cpu import attention_backward as both
-from kernels.cpu.attention_backward import KEYS, QUERIES, exponentials, mask_scores, pack, turn
+from kernels.cpu.attention_backward import KEYS, QUERIES, exponentials, mask_scores
 from kernels.cpu.common import PIECE, REAL, exp, f32, inline, kernel, out
 from kernels.cpu.lanes import LANES, add_product, fill, larger, largest, load, routine, store, up
-from kernels.cpu.tiles import buffers, product
+from kernels.cpu.tiles import buffers, pack, product, turn
 
 
 @inline

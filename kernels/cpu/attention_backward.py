@@ -11,40 +11,14 @@ from core import threads
 from core.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, REAL, const, f32, inline, kernel, out
 from kernels.cpu.lanes import LANES, add_product, added_up, exps, fill, load, routine, store, times, up
-from kernels.cpu.tiles import ROWS, buffers, product
+from kernels.cpu.tiles import buffers, pack, product, turn, unpack
 
 QUERIES = 32  # in a tile: few, so that causality skips much; a multiple of ROWS
 KEYS = 256  # in a tile: a multiple of LANES
 ENOUGH = 1 << 19  # multiplications below which a second thread costs more than it brings
 
 
-# --- tiles ----------------------------------------
-
-
-@routine
-def pack(x, step, rows, columns, y, width):
-    """The rows of x, `step` apart, into y, `width` apart: zeros up to there and in rows up to a multiple of ROWS."""
-    for r in range(rows):
-        from_, to = x[r * step : r * step + columns], y[r * width : (r + 1) * width]
-        for c in range(columns):
-            to[c] = from_[c]
-        to[columns:] = 0
-    y[rows * width : up(rows, ROWS) * width] = 0
-
-
-@routine
-def turn(x, step, rows, columns, scale, y):
-    """x^T scale, x's rows `step` apart, in blocks of LANES of them, a column after the other: what `product` takes."""
-    for first in range(0, rows, LANES):
-        for r in range(first, first + LANES):
-            block = y[first * columns + r - first : (first + LANES) * columns]
-            if r < rows:
-                row = x[r * step : r * step + columns]
-                for c in range(columns):
-                    block[c * LANES] = row[c] * scale
-            else:
-                for c in range(columns):
-                    block[c * LANES] = 0
+# --- scores ----------------------------------------
 
 
 @routine
@@ -134,15 +108,6 @@ def add_to_bias(ds, width, rows, keys, dbias, row_step, key_step):
         else:
             for c in range(keys):
                 to[0] += row[c]
-
-
-@routine
-def unpack(x, width, rows, columns, scale, y, step):
-    """y's rows, `step` apart, from those of x times scale."""
-    for r in range(rows):
-        row, to = x[r * width : r * width + columns], y[r * step : r * step + columns]
-        for c in range(columns):
-            to[c] = row[c] * scale
 
 
 ARRAYS = (const(1),) * 3 + (const(1), const(1, types.boolean))  # q, k, v, bias, mask: flat, their steps follow

@@ -4,10 +4,11 @@
     dz = act'(z) dropout(dy),   db = sum dz,   dw = sum dz x^,   dx = rstd w (dz - db / R - x^ dw / R)
 
 Shapes      x, y, dy, dx (R, C): all axes but the last are one, n = R C elements; w, b, mean, var (C,)
-Plan        x is read as a flat array in chunks of PERIOD elements, k whole rows: as many as make 512 elements, so that
-            narrow and wide images have the same inner loop. What belongs to a channel is repeated k times to be as
-            long as a chunk. Training: one pass for the sums, one for the result; backward the same. Chunks are shared
-            out over threads; each has sums of its own, (2, k C), which are added in order and then over the k
+Plan        x is read as a flat array in chunks of k whole rows: as many as fit into LONG elements, and at
+            least one, so that narrow and wide images have the same inner loop. What belongs to a channel is repeated k
+            times to be as long as a chunk. Training: one pass for the sums, one for the result; backward the same.
+            Chunks are shared out over threads; each has sums of its own, (2, k C), which are added in order and then
+            over the k
 Cost        float32 bytes, n each: training 12 (x twice, y), backward 20 (x and dy twice, dx), and 1 for each time that
             a mask is read. With running statistics 8, and 12 back (20 with gradients of w and b). Memory decides
 Precision   sums in float64. The variance is E[d^2] - E[d]^2 of d = x - first row, which is exact: as (first row -
@@ -29,7 +30,7 @@ from core.threads import share
 from kernels.cpu.common import DOUBLE, PIECE, REAL, const, f32, floats, inline, kernel, out
 from kernels.cpu.random import BYTES, dropping_of
 
-LONG = 512  # elements that a chunk has at least
+LONG = 512  # elements that a chunk has at most, unless a row is longer
 GRAIN = 1 << 17  # elements below which a second thread costs more than it brings
 NO_MASK = np.zeros(0, np.uint8)
 CHANNELS = const(2)  # rows mean, rstd w and b, each as long as a chunk

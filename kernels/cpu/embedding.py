@@ -10,7 +10,7 @@ Cost        backward reads dy once and writes what is used of dw, 4 (n + V) D by
 Precision   float64 sums, rounded once; a row that is used once is copied
 Versions    a thread that looks through all ids for those of its block: no sort, but n comparisons a thread. NumPy's
             add.at and reduceat: the one adds number by number, the other needs dy in sorted order, a copy
-Limits      -V <= ids < V, as NumPy has checked by then
+Limits      0 <= ids < V, as NumPy and core.functional have checked by then
 
 # why: docs/kernels/others.md
 # next: kernels/cpu/norm.py

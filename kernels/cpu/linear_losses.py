@@ -3,7 +3,7 @@
     z = x w^T;  d = dL/dz as in kernels/cpu/losses.py;  dx = d w;  dw = d^T x
 
 Shapes      x (rows, D), w (V, D), targets (rows,)
-Plan        a piece of the rows for each thread: some rows of logits at a time, by the product of kernels/cpu/lanes.py,
+Plan        a piece of the rows for each thread: some rows of logits at a time, by the product of kernels/cpu/tiles.py,
             which stay in cache until their losses are known; backward the same logits again, d in their place, and both
             products. dw is a sum for each thread, then one over the threads
 Cost        2 rows V D flops, 6 backward (the logits are computed twice); a copy of w as the product takes it, HELD
@@ -22,11 +22,10 @@ from numba import types
 
 from core.op import Op
 from core.threads import share
-from kernels.cpu.attention_backward import pack, turn, unpack
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
 from kernels.cpu.lanes import LANES, up
 from kernels.cpu.losses import ENOUGH, IDS, OPTIONS, ids, losses_of, reduced, scales, slopes_of
-from kernels.cpu.tiles import ROWS, buffers, product
+from kernels.cpu.tiles import ROWS, buffers, pack, product, turn, unpack
 
 HELD = 1 << 18  # logits that a thread holds
 

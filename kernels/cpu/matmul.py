@@ -5,7 +5,7 @@
 Shapes      x (..., in), w (out, in), b (out,), y (..., out)
 Plan        rows are shared out over threads, in blocks of about BLOCK results; dw by its own rows, so that no two
             threads add to the same number. Where all sizes fill whole tiles the products are those of
-            kernels/cpu/lanes.py, whose right matrix is copied into columns first; elsewhere BLAS's
+            kernels/cpu/tiles.py, whose right matrix is copied into columns first; elsewhere BLAS's
 Cost        2 rows in out flops forward, twice that backward; bias and activation would cost 12 bytes a result by
             themselves and are nearly free in cache
 Precision   float32; db adds in float64

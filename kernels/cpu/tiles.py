@@ -107,3 +107,41 @@ def buffers(*sizes):
         parts.append(whole[start : start + n])
         start += up(n, 16)
     return parts
+
+
+# --- rows into tiles, and back ----------------------------------------
+
+
+@routine
+def pack(x, step, rows, columns, y, width):
+    """The rows of x, `step` apart, into y, `width` apart: zeros up to there and in rows up to a multiple of ROWS."""
+    for r in range(rows):
+        from_, to = x[r * step : r * step + columns], y[r * width : (r + 1) * width]
+        for c in range(columns):
+            to[c] = from_[c]
+        to[columns:] = 0
+    y[rows * width : up(rows, ROWS) * width] = 0
+
+
+@routine
+def turn(x, step, rows, columns, scale, y):
+    """x^T scale, x's rows `step` apart, in blocks of LANES of them, a column after the other: what `product` takes."""
+    for first in range(0, rows, LANES):
+        for r in range(first, first + LANES):
+            block = y[first * columns + r - first : (first + LANES) * columns]
+            if r < rows:
+                row = x[r * step : r * step + columns]
+                for c in range(columns):
+                    block[c * LANES] = row[c] * scale
+            else:
+                for c in range(columns):
+                    block[c * LANES] = 0
+
+
+@routine
+def unpack(x, width, rows, columns, scale, y, step):
+    """y's rows, `step` apart, from those of x times scale."""
+    for r in range(rows):
+        row, to = x[r * width : r * width + columns], y[r * step : r * step + columns]
+        for c in range(columns):
+            to[c] = row[c] * scale

@@ -23,7 +23,8 @@ Cost        5 x 5 taps at stride 2 on 14 x 14 inputs: 2.1 times fewer multiplica
             where the direct sum is faster
 Precision   float32: B has entries 0 and +-1 only, and errors are those of the direct sum. Points +-2 or +-1/2 would
             save a further third of the multiplications and were three to six times less accurate than PyTorch
-Limits      multiples of 32 channels on both sides; an infinite input makes its whole tile nan
+Limits      multiples of LANES channels (32 with AVX-512, else 8) on both sides, 32 at least; an infinite input makes
+            its whole tile nan
 Source      Winograd 1980; Lavin & Gray 2016
 
 # why: docs/kernels/convolution.md; docs/kernels/cpu.md

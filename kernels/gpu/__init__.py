@@ -1,1 +1,2 @@
-"""Triton kernels, one file a family; each ends in Ops with the contract of core/op.py. Imported only when one runs."""
+"""Triton kernels, one file a family, which gives Ops with the contract of core/op.py, or what several
+families share. Imported only when one runs."""

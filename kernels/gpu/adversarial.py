@@ -13,8 +13,9 @@ Cost        of n float32 logits in all 4n bytes forward, 8n backward; but a step
 Precision   float32 inside. -sigmoid(-x), not sigmoid(x) - 1, keeps the gradient's digits where the network is sure; nan
             comes through the hinge, as in torch's relu
 Versions    gradients stored by the forward pass would still wait for dy: as many launches, more bytes
-Limits      none: any shapes, any numbers of elements below 2^63
-Source      Goodfellow et al. 2014; Lim & Ye 2017; untested on a device: all of it
+Limits      any shapes; a grid has fewer than 2^31 programs, of BLOCK elements each
+Source      Goodfellow et al. 2014; Lim & Ye 2017
+Status      untested on a device: all of it
 
 # why: docs/kernels/losses.md
 # next: kernels/gpu/norm.py

@@ -16,8 +16,8 @@ Plan        forward   program = M queries of one head: walks over tiles of N key
                       all that it was broadcast to)
             causal: tiles of which all is hidden are skipped, except for dbias
 Cost        forward 2 Tq Tk (d + dv) flops a head, backward 2 Tq Tk (4 d + 3 dv) (five products are enough, two are
-            computed twice), dbias as much again as dq; bytes q, k, v, y once a tile of the other side; nothing of size
-            Tq Tk is stored except a bias and its gradient
+            computed twice), dbias as much again as dq less ds k; bytes q, k, v, y once a tile of the other side;
+            nothing of size Tq Tk is stored except a mask or bias given so, and its gradient
 Precision   scores, sums and the accumulators float32; products in tf32x3 for float32, whose factors for float16 are
             rounded to float16 (p and ds too). delta needs all digits of y: for float16 a float32 copy of y is saved.
             Where one key has all the weight, dp - delta would be the difference of two roundings: ds is set to 0.
@@ -31,8 +31,8 @@ Versions    backward as one kernel needs atomics for dq, in an order that varies
             nothing gets level = inf, so that p = 0
 Limits      d and dv at most 256. From 129 on the float32 backward pass spills registers, a float32 dbias from 65 on.
             Views (of a cache, of one projection for all heads) are copied first. float16 ds above 65504 overflows
-Source      Dao et al. 2022, "FlashAttention", algorithms 1 and 4; split keys: "Flash-Decoding" (2023);
-            untested on a device: all of it
+Source      Dao et al. 2022, "FlashAttention", algorithms 1 and 4; split keys: "Flash-Decoding" (2023)
+Status      untested on a device: all of it
 
 # why: docs/kernels/attention.md
 # next: kernels/gpu/attention_backward.py

@@ -17,7 +17,8 @@ Versions    nothing of the activation is kept: z costs three operations a value 
             as x. Two passes over x for the variance: 4 RC bytes more. Random bits drawn for each value instead of for
             eight: twice the registers and eight times the integer work
 Limits      none: any number of rows and channels, weights or not
-Source      Chan, Golub & LeVeque 1979 for joining; untested on a device: all of it
+Source      Chan, Golub & LeVeque 1979 for joining
+Status      untested on a device: all of it
 
 # why: docs/kernels/norms.md
 # next: kernels/gpu/attention.py

@@ -28,8 +28,10 @@ Versions    read in compiled code, not timed: nested loops over taps drain the p
             switches it off; an address by division in every row costs 1.4 times the instructions. Of leaky_relu the
             result is kept, not the input, which would be one more array to write: for a positive slope their signs
             agree
-Limits      kernels to 31 taps an axis (bits of a mask); below 2^31 pixels, and elements of one image and of w
-Source      phases: Dumoulin and Visin 2016, section 4; untested on a device: all of it
+Limits      kernels to 31 taps an axis (bits of a mask); below 2^31 pixels, and elements of one padded image and of w:
+            core/table.py refuses more
+Source      phases: Dumoulin and Visin 2016, section 4
+Status      untested on a device: all of it
 
 # why: docs/kernels/convolution.md
 # next: kernels/gpu/conv_weight.py, the sums over pixels

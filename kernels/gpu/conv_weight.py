@@ -16,8 +16,9 @@ Precision   as conv.py; shares are summed in float32
 Versions    read in compiled code, not timed: row by row of y needs wide images (BLOCK_Q pixels); this form divides to
             find its pixels, which is as short once the compiler knows the sizes. x loaded as it lies and transposed in
             registers is not copied asynchronously on sm_80
-Limits      below 2^31 pixels, and elements of one image and of dw
-Source      split sums: any GEMM library's split-K; untested on a device: all of it
+Limits      as conv.py
+Source      split sums: any GEMM library's split-K
+Status      untested on a device: all of it
 
 # why: docs/kernels/convolution.md
 # next: kernels/gpu/matmul.py

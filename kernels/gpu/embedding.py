@@ -1,6 +1,6 @@
 """Rows of a table, and the gradient of the table.
 
-    y[i] = w[ids[i]],   dw[v] = the sum of dy[i] over all i with ids[i] = v, in the order of i
+    y[i] = w[ids[i]],   dw[v] = the sum of dy[i] over all i with ids[i] = v, in a fixed order
 
 Shapes      ids n of any integer type, w (V, D), y and dy (n, D)
 Plan        forward: a program copies BLOCK_N rows, BLOCK_D columns. backward: a program owns BLOCK_V rows of the table
@@ -12,7 +12,7 @@ Precision   float32 sums: within a block as a tree, blocks in order; rounded onc
 Versions    atomic adds: another result each time. Sorting the ids and adding runs: a sort is many launches. One-hot
             products in the tensor cores: 2nVD flops, and an inf in one row would reach its neighbours as nan
 Limits      0 <= ids < V, as the model checks on the host; V/BLOCK_V * n comparisons: meant for up to 100,000 ids
-Source      untested on a device: all of it
+Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
 # next: kernels/gpu/random.py

@@ -17,8 +17,10 @@ Precision   float32 inside. top + rest would lose the digits of rest where logit
             In float16 d is rounded to float16 before its two products
 Versions    gradients stored by the forward pass save the second x @ w.T, but evaluation pays for them and dy comes
             late; logits never in memory (a product with an online sum) cost as many flops and a kernel of its own
-Limits      a target that is no class, which the model refuses on the host, makes its loss nan. Rows whose length is no multiple of 16 are loaded element by element: pad the vocabulary
-Source      chunks: Liger-Kernel, with chunks of a size that keeps the products fast; untested on a device: all of it
+Limits      a target that is no class, which models refuse on the host, makes its loss nan. Rows whose length is no
+            multiple of 16 are loaded element by element: pad the vocabulary
+Source      chunks: Liger-Kernel, with chunks of a size that keeps the products fast
+Status      untested on a device: all of it
 
 # why: docs/kernels/losses.md
 # next: kernels/gpu/softmax.py
@@ -45,7 +47,7 @@ def _cross_entropy_forward(
     x_ptr, t_ptr, loss_ptr, lse_ptr, rows, V, ignore_index, smoothing, z_loss,
     SMOOTHED: tl.constexpr, SQUARED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """loss and lse = (top, rest) of a tile of rows; the loss of an ignored row is 0, of a target that is no class nan."""
+    """loss and lse = (top, rest) of a tile of rows; loss is 0 of an ignored row, nan of a target that is no class."""
     row, inside = first_row(rows, 1, 0, tl.num_programs(0), BLOCK_M)
     t = tl.load(t_ptr + row, mask=inside, other=0).to(tl.int64)
     kept = inside & (t != ignore_index)

@@ -16,7 +16,8 @@ Versions    splits added atomically: no second launch, but another result each t
             products: computed once for each tile that reads it, and the operands go through registers; g is written
             once instead. Operands broadcast along some batch axes only are copied: it is rare
 Limits      floating arrays; none on shapes
-Source      the grouped order is that of Triton's tutorial 3; untested on a device: all of it
+Source      the grouped order is that of Triton's tutorial 3
+Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
 # next: kernels/gpu/activations.py

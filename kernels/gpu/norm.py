@@ -18,7 +18,8 @@ Versions    kept x^ would save one subtraction and one product a value, and cost
             Sums for dw and db in a kernel of their own would read r and dy twice
 Limits      none: any number of rows and columns, weights or not
 Source      the strips of the backward pass are Liger's. Batch norm has a file of its own, imported here so that all
-            norms are found in this one. Untested on a device: all of it
+            norms are found in this one
+Status      untested on a device: all of it
 
 # why: docs/kernels/norms.md
 # next: kernels/gpu/batch_norm.py

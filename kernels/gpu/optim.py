@@ -19,7 +19,8 @@ Versions    one launch for each tensor: 5 to 10 microseconds of the host for eac
             no table, but parameters would no longer be arrays of their own
 Limits      one dtype: arrays of another dtype or layout are copied, and copied back where they change. A captured graph
             has the tables' addresses: it holds them, and they are copied beside it (core/capture.py)
-Source      multi-tensor apply is NVIDIA apex's (multi_tensor_apply.cuh); untested on a device: all of it
+Source      multi-tensor apply is NVIDIA apex's (multi_tensor_apply.cuh)
+Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
 # next: kernels/launch.py, how kernels are started

@@ -10,7 +10,8 @@ Precision   float32, rounded once at the end; pow in float64 inside, because exp
             times. sigmoid(-x) stands where 1 - sigmoid(x) would cancel
 Versions    gelu's gradient computes erf again: keeping it, as the reference does, would write and read 4 bytes more
 Limits      one operand at least has a floating dtype
-Source      the gradients are the reference's (core/reference/pointwise.py); untested on a device: all of it
+Source      the gradients are the reference's (core/reference/pointwise.py)
+Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
 # next: kernels/gpu/reductions.py, which runs these functions over any shapes

@@ -15,8 +15,9 @@ Precision   masks and uniforms have the bits of core/reference/random.py. Normal
             angle is taken from its nearest quarter turn, where sine and cosine are short polynomials with all digits
 Versions    seed and draw as constants of the kernel would compile one for every draw of a model: they are arguments
             that nothing is specialised on. tl.rand has other counters, tl.cos a slow path for angles that cannot occur
-Limits      none: any shape, any number of elements below 2^63
-Source      Salmon et al. 2011; Box & Muller 1958; polynomials of Cephes' sinf and cosf. Untested on a device: all of it
+Limits      any shape; a grid has fewer than 2^31 programs, of BLOCK elements each
+Source      Salmon et al. 2011; Box & Muller 1958; polynomials of Cephes' sinf and cosf
+Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
 # next: kernels/gpu/optim.py

@@ -20,8 +20,9 @@ Precision   float32; many short chains of additions and a tree over them lose le
 Versions    mapped with strides as arguments: 12 more numbers a launch and no wide loads; with lengths as constants: a
             compilation for each shape. reduced with one shape of tile: most lanes idle on rows or on columns. Both in
             one kernel would spare gradients under broadcasting a write and a read: worth it where a model shows it
-Limits      floating results; fewer than 2^31 tiles
-Source      nan wins, and ties share, as in NumPy and torch; untested on a device: all of it
+Limits      floating results; fewer than 2^31 tiles, the most programs that CUDA starts
+Source      nan wins, and ties share, as in NumPy and torch
+Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
 # next: kernels/gpu/embedding.py

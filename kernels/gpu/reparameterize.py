@@ -10,8 +10,9 @@ Cost        of n float32 elements 12n bytes each way, 16n where the noise is giv
             latents the number of launches, which is one less than with the noise drawn apart
 Precision   float32 inside, whatever is stored: noise that is drawn is never rounded to float16
 Versions    exp(logvar / 2) stored would be read as logvar is: computing it again moves less
-Limits      none: any shape, any number of elements below 2^63
-Source      Kingma & Welling 2014, section 2.4; untested on a device: all of it
+Limits      any shape; a grid has fewer than 2^31 programs, of BLOCK elements each
+Source      Kingma & Welling 2014, section 2.4
+Status      untested on a device: all of it
 
 # why: docs/kernels/losses.md
 # next: kernels/gpu/losses.py

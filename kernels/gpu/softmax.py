@@ -9,7 +9,8 @@ Plan        one program = BLOCK_M rows in blocks of BLOCK_N columns. A row that 
 Cost        8n bytes in float32, 12n backward: memory decides
 Precision   float32 inside
 Limits      none. Rows whose length is no multiple of 16 are loaded element by element
-Source      online sum: Milakov and Gimelshein 2018; untested on a device: all of it
+Source      online sum: Milakov and Gimelshein 2018
+Status      untested on a device: all of it
 
 # why: docs/kernels/losses.md
 # next: kernels/gpu/adversarial.py

@@ -17,8 +17,9 @@ Precision   float32 inside, whatever is stored; log1p keeps its digits where the
             those of exp(logvar) - 1 - logvar where the posterior is near the prior
 Versions    storing bce's gradient in the forward pass would cost a write that evaluation never reads and a second read
             to scale it by dy: computing it from x again moves less.
-Limits      none: any shape, any number of elements below 2^63
-Source      Kingma & Welling 2014, appendix B; the stable bce is torch's; untested on a device: all of it
+Limits      any shape; a grid has fewer than 2^31 programs, of BLOCK elements each
+Source      Kingma & Welling 2014, appendix B; the stable bce is torch's
+Status      untested on a device: all of it
 
 # why: docs/gpu-programs.md, _bce_forward line by line; docs/kernels/losses.md
 # next: kernels/gpu/reparameterize.py
