@@ -36,12 +36,20 @@ class Part:
         return to_onnx(self.function, self.inputs, self.outputs, constants, self.about, self.replaced)
 
 
+LABELS = {"labels": Input("int64", ("N",))}
+
+
+def _latents(trainer) -> dict:
+    """z, and labels where there are classes."""
+    return {"z": Input("float32", ("N", trainer.config.latent)), **(LABELS if trainer.classes else {})}
+
+
 def gan(trainer) -> dict:
     return {
         "generator": Part(
             "noise z from N(0, 1) -> images in [0, 1], (N, H, W)",
-            lambda z: ((trainer.model.generator(z)[:, :, :, 0] + 1) / 2,),
-            {"z": Input("float32", ("N", trainer.config.latent))},
+            lambda *z: ((trainer.model.generator(*z)[:, :, :, 0] + 1) / 2,),
+            _latents(trainer),
             ("images",),
         )
     }
@@ -51,8 +59,8 @@ def vae(trainer) -> dict:
     return {
         "decoder": Part(
             "latents z, from N(0, 1) to draw -> the probability of each pixel, (N, H, W)",
-            lambda z: (F.sigmoid(trainer.model.decoder(z))[:, :, :, 0],),
-            {"z": Input("float32", ("N", trainer.config.latent))},
+            lambda *z: (F.sigmoid(trainer.model.decoder(*z))[:, :, :, 0],),
+            _latents(trainer),
             ("images",),
         )
     }
@@ -146,7 +154,7 @@ def diffusion(trainer) -> dict:
         "denoiser": Part(
             f"noisy images a x0 + s noise in [-1, 1], times from 1 to {c.timesteps}, classes (10: none) -> {about}",
             lambda x, t, labels: (trainer.model.average(x, t, labels),),
-            {"x": Input("float32", ("N", 28, 28, 1)), "t": Input("int64", ("N",)), "labels": Input("int64", ("N",))},
+            {"x": Input("float32", ("N", 28, 28, 1)), "t": Input("int64", ("N",)), **LABELS},
             ("said",),
         )
     }

@@ -66,14 +66,16 @@ def test_the_importance_bound_neither_overflows_nor_falls_below_the_elbo(rng):
     assert (bound >= w.mean(1)).all() and (bound <= w.max(1)).all() and (bound >= w.max(1) - np.log(30)).all()
 
 
-def test_a_vaes_weights_average_to_its_own_elbo():
-    t = small.trainer("vae")
+@pytest.mark.parametrize("classes", [0, 10])
+def test_a_vaes_weights_average_to_its_own_elbo(classes):
+    t = small.trainer("vae", classes=classes)
     small.run(t, 30)
-    weights = bounds.vae_weights(t, t.data.x_test[:6], 100)
+    labels = t.data.y_test[:6] if classes else None
+    weights = bounds.vae_weights(t, t.data.x_test[:6], labels, 100)
     with t.apart():
         x = t.pixels(t.data.x_test[:6])
-        mu, logvar = t.model.encoder(x)
-        found = [F.elbo(t.model(x)[0], x, mu, logvar).item() for _ in range(100)]
+        mu, logvar = t.model.encoder(x, labels)
+        found = [F.elbo(t.model(x, labels)[0], x, mu, logvar).item() for _ in range(100)]
     assert -weights.mean() == pytest.approx(np.mean(found), rel=1e-2)
 
 

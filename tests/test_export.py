@@ -23,10 +23,13 @@ TOKENS = 9  # of a text that is written one token at a time
 rng = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module", params=sorted(export.PARTS))
+CONDITIONAL = {"gan conditional": {"classes": 10}, "vae conditional": {"classes": 10}}
+
+
+@pytest.fixture(scope="module", params=sorted([*export.PARTS, *CONDITIONAL]))
 def trained(request):
     """A trainer after some steps, so that running statistics are not what they began with; and its files, running."""
-    t = small.trainer(request.param)
+    t = small.trainer(request.param.partition(" ")[0], **CONDITIONAL.get(request.param, {}))
     small.run(t, 5)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -55,7 +58,8 @@ def write(session, ids, **fixed):
 def inputs(t):
     """What each kind of model is shown: noise, a text, or a sentence (of another length a row) and its translation."""
     if t.kind in ("gan", "vae"):
-        return (rng.standard_normal((7, t.config.latent), np.float32),)
+        labels = (rng.integers(0, t.classes, 7),) if t.classes else ()
+        return rng.standard_normal((7, t.config.latent), np.float32), *labels
     if t.kind == "diffusion":
         images = rng.standard_normal((7, 28, 28, 1), np.float32)
         return images, rng.integers(1, t.config.timesteps + 1, 7), rng.integers(0, 11, 7)
@@ -70,7 +74,7 @@ def exported(t, sessions, given):
     """The files' output."""
     if t.kind in ("gan", "vae"):
         (session,) = sessions.values()
-        return session.run(None, {"z": given[0]})[0]
+        return session.run(None, dict(zip(("z", "labels"), given)))[0]
     if t.kind == "diffusion":
         return sessions["denoiser"].run(None, dict(zip(("x", "t", "labels"), given)))[0]
     if t.kind == "gpt":
@@ -84,9 +88,9 @@ def ours(t, given):
     """Our model's output, all tokens at once: in float64 by the reference where its weights are."""
     with t.apart(), use("reference"):
         if t.kind == "gan":
-            return (t.model.generator(given[0]).numpy()[..., 0] + 1) / 2
+            return (t.model.generator(*given).numpy()[..., 0] + 1) / 2
         if t.kind == "vae":
-            return F.sigmoid(t.model.decoder(given[0])).numpy()[..., 0]
+            return F.sigmoid(t.model.decoder(*given)).numpy()[..., 0]
         if t.kind == "diffusion":
             return t.model.average(*given).numpy()
         if t.kind == "gpt":
@@ -96,20 +100,20 @@ def ours(t, given):
 
 
 def theirs(kind, twin, given):
-    model = twin.model.eval()
+    model, given = twin.model.eval(), [twin.tensor(a) for a in given]
     with torch.no_grad():
         if kind == "gan":
-            return (channels_last(model.generator(twin.tensor(given[0])))[..., 0].numpy() + 1) / 2
+            return (channels_last(model.generator(*given))[..., 0].numpy() + 1) / 2
         if kind == "vae":
-            return torch.sigmoid(channels_last(model.decoder(twin.tensor(given[0]))))[..., 0].numpy()
+            return torch.sigmoid(channels_last(model.decoder(*given)))[..., 0].numpy()
         if kind == "diffusion":
-            return channels_last(model.average(*(twin.tensor(a) for a in given))).numpy()
-        return model(*(twin.tensor(a) for a in given)).numpy()
+            return channels_last(model.average(*given)).numpy()
+        return model(*given).numpy()
 
 
 def in_float64(t):
     """A trainer with the same weights and statistics, in float64."""
-    oracle = small.trainer(t.kind)
+    oracle = small.trainer(t.kind, **small.settings(t))
     for (_, wide), (_, own) in zip(oracle.model.named_tensors(), t.model.named_tensors()):
         wide.data = own.data.astype(np.float64)
     return oracle

@@ -38,16 +38,18 @@ def bernoulli(logits, x):
     return (logits * x - np.logaddexp(0, logits)).sum(-1)
 
 
-def vae_weights(trainer, images, draws: int = DRAWS):
-    """Log weights (N, K) of images, bytes (N, 28, 28), with a progress bar."""
+def vae_weights(trainer, images, labels, draws: int = DRAWS):
+    """Log weights (N, K) of images, bytes (N, 28, 28), with a progress bar; labels (N,), None where there are none."""
     block = min(BLOCK, draws)
     found = np.empty((len(images), draws))
     with trainer.apart():
         pixels = trainer.pixels(images)
-        parameters = trainer.model.encoder(trainer.xp.asarray(pixels))
+        labels = trainer.labels_of("vae_weights", len(images), labels)
+        parameters = trainer.model.encoder(trainer.xp.asarray(pixels), labels)
         mu, logvar = (p.numpy().astype(np.float64) for p in parameters)  # (N, Z) each
         for i in tqdm(range(len(images)), desc="likelihood", unit="image", dynamic_ncols=True):
-            likelihood = functools.partial(decoded, trainer, pixels[i].reshape(-1))
+            label = None if labels is None else labels[i]
+            likelihood = functools.partial(decoded, trainer, pixels[i].reshape(-1), label)
             for j in range(0, draws, block):
                 noise = random.normal((min(block, draws - j), mu.shape[1]), np.float64)
                 noise = noise.get() if hasattr(noise, "get") else noise
@@ -55,14 +57,16 @@ def vae_weights(trainer, images, draws: int = DRAWS):
     return found
 
 
-def decoded(trainer, x, z):
-    """log p(x|z) (K,) of one image's pixels x (784,) and latents z (K, Z)."""
-    logits = trainer.model.decoder(trainer.xp.asarray(z.astype(np.float32))).numpy()
+def decoded(trainer, x, label, z):
+    """log p(x|z) (K,) of one image's pixels x (784,) and label or None, and latents z (K, Z)."""
+    labels = None if label is None else trainer.xp.full(len(z), label)
+    logits = trainer.model.decoder(trainer.xp.asarray(z.astype(np.float32)), labels).numpy()
     return bernoulli(logits.reshape(len(z), -1).astype(np.float64), x.astype(np.float64))
 
 
 def vae_figures(trainer) -> list:
-    weights = vae_weights(trainer, trainer.data.x_test[:IMAGES])
+    labels = trainer.data.y_test[:IMAGES] if trainer.classes else None
+    weights = vae_weights(trainer, trainer.data.x_test[:IMAGES], labels)
     n = len(weights)
     return [
         Figure("neg_elbo", of_mean(-weights.mean(1)), f"-ELBO, nats an image, the first {n} test images"),
