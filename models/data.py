@@ -253,3 +253,12 @@ class Order:
         self.position += self.batch
         first, last = self.share
         return self._shuffled[1][start + first : start + last]
+
+
+def dataset(data, kind, load):
+    """`data` itself where it is loaded already, else what `load` reads from that path."""
+    if isinstance(data, kind):
+        return data
+    if data is not None and not isinstance(data, str) and not hasattr(data, "__fspath__"):
+        raise DataError(f"data is a {type(data).__name__}, should be a path, None or {kind.__name__}")
+    return load(data)

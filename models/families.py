@@ -7,7 +7,8 @@ import numpy as np
 
 from core import check, optim
 from models import data, text
-from models.trainer import Trainer, dataset
+from models.data import dataset
+from models.trainer import Trainer
 
 
 class ImageTrainer(Trainer):

@@ -16,10 +16,9 @@ import core.functional as F
 from core import check, nn, optim, random
 from models import data, memorisation, text
 from models.config import Config
-from models.data import DataError
+from models.data import DataError, dataset
 from models.families import TokenTrainer
 from models.sampling import choose
-from models.trainer import dataset
 from models.transformer import Cache, Stack, initialise
 
 

@@ -15,11 +15,10 @@ import core.functional as F
 from core import Tensor, check, nn, optim, random
 from models import data
 from models.config import Config
-from models.data import DataError
+from models.data import DataError, dataset
 from models.families import TokenTrainer
 from models.sampling import beam_search, greedy
 from models.text import BOS, BPE, EOS, PAD
-from models.trainer import dataset
 from models.transformer import Cache, Stack, initialise, sinusoids
 
 

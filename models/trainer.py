@@ -23,7 +23,7 @@ from core.checkpoint import CheckpointError
 from core.distributed import ALONE
 from core.upload import Uploads
 from models.config import Config, impossible
-from models.data import DataError, Order
+from models.data import Order
 
 PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has as few digits as TF32, in less range
     "fp32": {},
@@ -311,12 +311,3 @@ class Trainer:
     @property
     def device(self) -> str:
         return "cpu" if self.xp is np else "cuda"
-
-
-def dataset(data, kind, load):
-    """`data` itself where it is loaded already, else what `load` reads from that path."""
-    if isinstance(data, kind):
-        return data
-    if data is not None and not isinstance(data, str) and not hasattr(data, "__fspath__"):
-        raise DataError(f"data is a {type(data).__name__}, should be a path, None or {kind.__name__}")
-    return load(data)

@@ -10,7 +10,7 @@ import pytest
 
 import core
 import core.functional as F
-from core import Generator, Tensor, checkpoint, from_dlpack, interop, nn, optim, random
+from core import Generator, Tensor, checkpoint, from_dlpack, interop, module, nn, optim, random
 from core.nn import Parameter
 from models import MODELS, data, families, measures, sampling, text
 from tests.small import dataset, trainer
@@ -124,6 +124,8 @@ OPTIM = {
         (lambda: optim.Adam({}), "Adam", "parameters", "empty"),
         (lambda: optim.SGD(P, nesterov=True), "SGD", "momentum", "0.0", "nesterov"),
         (lambda: optim.clip_grad_norm_([], NAN), "clip_grad_norm_", "max_norm", "nan"),
+        (lambda: optim.ema_([], [], 1.5), "ema_", "decay", "1.5", "[0, 1]"),
+        (lambda: optim.ema_([Tensor(f(2))], [], 0.5), "ema_", "averages", "[(2,)]", "[]"),
         (lambda: optim.constant(NAN), "constant", "lr", "nan"),
         (lambda: optim.constant(1.0, -1), "constant", "warmup", "-1"),
         (lambda: optim.cosine(1.0, 0), "cosine", "total", "0"),
@@ -274,6 +276,6 @@ TAKE_NOTHING_TO_REFUSE = {
 def test_every_public_name_has_a_row():
     named = {piece for row in ALL.values() for piece in row[2:]} | {name.partition("-")[0] for name in ALL}
     own = lambda module: {n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
-    public = {*F.__all__, *core.__all__, *own(nn), *own(optim), *own(interop)} - TAKE_NOTHING_TO_REFUSE
+    public = {*F.__all__, *core.__all__, *own(nn), *own(module), *own(optim), *own(interop)} - TAKE_NOTHING_TO_REFUSE
     public |= own(sampling) - {"probabilities", "choose"} | {"sampling"}  # these two call themselves sampling
     assert {n for n in public if not n.startswith("_")} - named == {"Parameter"}  # refused as a Tensor

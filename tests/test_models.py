@@ -91,10 +91,10 @@ def test_gan_trains_with_other_losses(loss):
 def test_the_discriminator_stands_still_in_the_generator_step():
     t = small.trainer("gan")
     t.feed(next(t.batches("train")))
-    real = Tensor(t.inputs["images"])
     before = {n: a.copy() for n, a in t.model.discriminator.state_dict().items()}
-    with t.generator:
-        t._train_generator(real, t.model.generator(np.zeros((8, 100), np.float32)))
+    t.fake = t.model.generator(np.zeros((8, 100), np.float32))
+    with t.generator, t.model.discriminator.frozen():
+        t._descend("generator", t._generator_loss)
     assert all(np.array_equal(before[n], a) for n, a in t.model.discriminator.state_dict().items())
     assert all(p.grad is None for p in t.model.discriminator.parameters())
     assert all(p.requires_grad for p in t.model.discriminator.parameters())
@@ -208,11 +208,13 @@ def test_each_side_of_the_gan_can_beat_the_other_while_it_stands_still():
     t = small.trainer("gan", dropout=0.0)
     noise = np.zeros((8, 100), np.float32) + np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
     t.feed(next(t.batches("train")))
-    real = Tensor(t.inputs["images"])
-    with t.generator:
-        fake = t.model.generator(noise).detach()
-        d = [t._train_discriminator(real, fake).item() for _ in range(30)]
-        g = [t._train_generator(real, t.model.generator(noise)).item() for _ in range(30)]
+    t._fake = lambda n, labels: t.model.generator(noise)
+    d = [t._descend("discriminator", t._discriminator_loss).item() for _ in range(30)]
+    g = []
+    for _ in range(30):
+        t.fake = t.model.generator(noise)
+        with t.model.discriminator.frozen():
+            g.append(t._descend("generator", t._generator_loss).item())
     assert d[-1] < 0.2 * d[0] and g[-1] < 0.2 * g[0]
 
 

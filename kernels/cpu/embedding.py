@@ -13,7 +13,7 @@ Versions    a thread that looks through all ids for those of its block: no sort,
 Limits      0 <= ids < V, as NumPy and core.functional have checked by then
 
 # why: docs/kernels/others.md
-# next: kernels/cpu/norm.py
+# next: kernels/cpu/upsample.py
 """
 
 import numpy as np

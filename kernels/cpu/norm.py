@@ -15,7 +15,7 @@ Limits      none: any number of rows and columns, weights or not
 Source      batch norm has a file of its own, imported here so that all norms are found in this one
 
 # why: docs/kernels/norms.md
-# next: kernels/cpu/batch_norm.py, norms over columns
+# next: kernels/cpu/group_norm.py
 """
 
 import numpy as np

@@ -15,7 +15,7 @@ Limits      0 <= ids < V, as the model checks on the host; V/BLOCK_V * n compari
 Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
-# next: kernels/gpu/random.py
+# next: kernels/gpu/upsample.py
 """
 
 import triton

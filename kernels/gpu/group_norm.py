@@ -18,7 +18,11 @@ Versions    statistics by strips of pixels, as in batch norm: three launches ins
             One group a program: of 2 channels it would use 8 of the 32 bytes of a sector. The width as an argument, no
             constant: twice the registers, and no wide load
 Limits      groups of at most 8,192 channels
-Source      untested on a device: all of it
+Source      Wu & He 2018
+Status      untested on a device: all of it
+
+# why: docs/kernels/norms.md
+# next: kernels/gpu/batch_norm.py
 """
 
 import math

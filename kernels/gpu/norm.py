@@ -22,7 +22,7 @@ Source      the strips of the backward pass are Liger's. Batch norm has a file o
 Status      untested on a device: all of it
 
 # why: docs/kernels/norms.md
-# next: kernels/gpu/batch_norm.py
+# next: kernels/gpu/group_norm.py
 """
 
 import triton

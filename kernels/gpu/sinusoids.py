@@ -10,7 +10,11 @@ Cost        4 N dim bytes: it is too small to matter. One launch, where plain ar
 Precision   angles in float64, as turns, less whole quarters; what is left goes through float32 polynomials. In float32
             an angle of 1,000 would be off by 3e-5
 Limits      none
-Source      untested on a device: all of it
+Source      Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B
+Status      untested on a device: all of it
+
+# why: docs/kernels/others.md
+# next: kernels/gpu/random.py
 """
 
 import math

@@ -8,7 +8,10 @@ Plan        a program has BLOCK_R pixels of the result and BLOCK_C channels, and
 Cost        float32 bytes: (1 + SH SW) times those of x each way: forward a pixel's later readings come from L2
 Precision   forward copies; backward sums in float32, whatever is stored
 Limits      none
-Source      untested on a device: all of it
+Status      untested on a device: all of it
+
+# why: docs/kernels/others.md
+# next: kernels/gpu/sinusoids.py
 """
 
 import triton
