@@ -25,7 +25,10 @@ from models import MODELS
 from tests.whole_models import Together
 
 STEPS, TIMES, PARTED = 200, 3.0, 0.01
-SETTINGS = {"gan": {"lr": 1e-4, "beta1": 0.9, "dropout": 0.3}}  # what differs from the preset "demo"
+SETTINGS = {  # what differs from the preset "demo"
+    "gan": {"lr": 1e-4, "beta1": 0.9, "dropout": 0.3},
+    "diffusion": {"batch": 16},  # seven runs of 64 would take over half an hour
+}
 LOSSES = {"gan": ("d_loss", "g_loss"), "vae": ("loss",), "gpt": ("loss",), "seq2seq": ("loss",), "diffusion": ("loss",)}
 FOLDER = Path(__file__).parent.parent / "bench" / "results"
 FILE = FOLDER / "trajectories.json"
