@@ -23,11 +23,12 @@ def backward(losses, n: int, count: int, scale=None) -> list:
 
     losses(start, stop) -> (scalar Tensors, weight) of examples start to stop: what is minimised, then any others, each
     of which counts `weight` times (a mean's share of the whole, or 1 over the count for a sum). `count` is the number
-    of parts, one on a GPU. `scale`: a 0-dimensional array by which the gradients are multiplied.
+    of parts, at most n, and one on a GPU. `scale`: a 0-dimensional array by which the gradients are multiplied.
     """
     generator = random.current()
     if generator.xp is not np or random.recording():
         count = 1
+    count = max(1, min(count, n))  # a part without examples would have a mean of nothing
 
     def work(part, start, stop):
         with part:
