@@ -26,13 +26,14 @@ def backward(losses, n: int, count: int, scale=None, *, first: int = 0, rounds: 
 
     losses(start, stop) -> (scalar Tensors, weight) of examples start to stop: what is minimised, then any others, each
     of which counts `weight` times (a mean's share of the whole, or 1 over the count for a sum). `count` is the number
-    of parts at a time, one on a GPU, `rounds` how often. `scale`: a 0-dimensional array by which the gradients are
+    of parts at a time, at most n and one on a GPU, `rounds` how often. `scale`: a 0-dimensional array by which the gradients are
     multiplied. Where the n examples are some of a larger batch, `first` is the number of the first there.
     `ready`: as in `graph.walk`, for the last round where that is one part: others add to the same gradients at once.
     """
     generator = random.current()
     if generator.xp is not np or random.recording():
         count = 1
+    count = max(1, min(count, n // rounds))  # a part without examples would have a mean of nothing
     edges = [i * n // (count * rounds) for i in range(count * rounds + 1)]
     parts = [(_drawing(generator, first, a, b, n), a, b) for a, b in pairwise(edges)]
     values: list = []

@@ -70,6 +70,18 @@ def test_recorded_draws_come_in_order_from_one_part(monkeypatch):
     np.testing.assert_allclose(w.grad, draws[0].sum(0), rtol=1e-6)
 
 
+def test_no_part_is_empty(monkeypatch):
+    """A mean over no example is nan: three parts of two examples are two."""
+    monkeypatch.setattr(threads, "COUNT", 3)
+    w, x = Tensor(np.ones(3, np.float32), requires_grad=True), np.arange(6, dtype=np.float32).reshape(2, 3)
+
+    def losses(start, stop):
+        return ((w * x[start:stop]).mean(),), (stop - start) / 2
+
+    assert parallel.backward(losses, 2, 3) == [2.5]
+    np.testing.assert_allclose(w.grad, [0.5, 5 / 6, 7 / 6], rtol=1e-6)
+
+
 def test_an_error_in_a_part_reaches_the_caller():
     def losses(start, stop):
         raise ValueError(f"example {start}")
