@@ -26,8 +26,8 @@ def backward(losses, n: int, count: int, scale=None, *, first: int = 0, rounds: 
 
     losses(start, stop) -> (scalar Tensors, weight) of examples start to stop: what is minimised, then any others, each
     of which counts `weight` times (a mean's share of the whole, or 1 over the count for a sum). `count` is the number
-    of parts at a time, at most n and one on a GPU, `rounds` how often. `scale`: a 0-dimensional array by which the gradients are
-    multiplied. Where the n examples are some of a larger batch, `first` is the number of the first there.
+    of parts at a time, at most n and one on a GPU, `rounds` how often. `scale`: a 0-dimensional array by which the
+    gradients are multiplied. Where the n examples are some of a larger batch, `first` is the number of the first there.
     `ready`: as in `graph.walk`, for the last round where that is one part: others add to the same gradients at once.
     """
     generator = random.current()
