@@ -92,7 +92,8 @@ FIXED = ("preset", "batch", "seed", "out", "data", "precision", "sync_batch_norm
 def _train(args):
     world = distributed.world(args.device, args.timeout)
     if args.resume:
-        fixed = [o.replace("_", "-") for o in FIXED if getattr(args, o) not in (None, False)]
+        given = {o: getattr(args, o) for o in FIXED}
+        fixed = [o.replace("_", "-") for o, value in given.items() if value is not None and value is not False]
         if fixed:
             raise ValueError(f"--{fixed[0]} cannot be given with --resume: the run's own settings are used")
         kind = Run.open(args.resume).settings["model"]

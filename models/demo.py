@@ -41,7 +41,7 @@ def train_one(kind, folder):
     trainer_type, mark = MODELS[kind], folder / ".demo"
     if mark.exists() and (folder / "config.json").exists():
         run = Run.open(folder)
-        begun = run.saved() and run.settings["config"] == vars(trainer_type.Config.preset("demo"))
+        begun = run.saved() and run.config() == trainer_type.Config.preset("demo")
         if begun and run.trainer().steps < run.settings["config"]["steps"]:
             _, trainer, seconds = resume(folder)
             return trainer, seconds

@@ -100,6 +100,10 @@ class DiffusionTrainer(LabelTrainer):
         c = self.config
         check.one_of("DiffusionConfig", "predict", c.predict, PREDICTIONS)
         check.one_of("DiffusionConfig", "schedule", c.schedule, SCHEDULES)
+        if c.unlabelled in (0, 1) and c.guidance != 1 - c.unlabelled:  # one of the two answers was never trained
+            check.fail(
+                "DiffusionConfig", "guidance", c.guidance, f"{1 - c.unlabelled} where unlabelled is {c.unlabelled}"
+            )
         check.count("DiffusionConfig", "sampler_steps", c.sampler_steps, 1, c.timesteps)
         self.schedule = Schedule(c.schedule, c.timesteps, self.xp)
         self.model = Diffusion(c)

@@ -44,10 +44,14 @@ def _latents(trainer) -> dict:
     return {"z": Input("float32", ("N", trainer.config.latent)), **(LABELS if trainer.classes else {})}
 
 
+def _and_labels(trainer) -> str:
+    return f", and labels below {trainer.classes}" if trainer.classes else ""
+
+
 def gan(trainer) -> dict:
     return {
         "generator": Part(
-            "noise z from N(0, 1) -> images in [0, 1], (N, H, W)",
+            f"noise z from N(0, 1){_and_labels(trainer)} -> images in [0, 1], (N, H, W)",
             lambda *z: ((trainer.model.generator(*z)[:, :, :, 0] + 1) / 2,),
             _latents(trainer),
             ("images",),
@@ -58,7 +62,7 @@ def gan(trainer) -> dict:
 def vae(trainer) -> dict:
     return {
         "decoder": Part(
-            "latents z, from N(0, 1) to draw -> the probability of each pixel, (N, H, W)",
+            f"latents z, from N(0, 1) to draw{_and_labels(trainer)} -> the probability of each pixel, (N, H, W)",
             lambda *z: (F.sigmoid(trainer.model.decoder(*z))[:, :, :, 0],),
             _latents(trainer),
             ("images",),
@@ -150,6 +154,7 @@ def seq2seq(trainer) -> dict:
 def diffusion(trainer) -> dict:
     c = trainer.config
     about = {"v": "v = a noise - s x0", "eps": "the noise"}[c.predict]
+    about += f"; a^2 is alpha bar of the {c.schedule} schedule of {c.timesteps} steps, s^2 = 1 - a^2"
     return {
         "denoiser": Part(
             f"noisy images a x0 + s noise in [-1, 1], times from 1 to {c.timesteps}, classes (10: none) -> {about}",

@@ -245,6 +245,8 @@ def _getitem(g, names, shapes, attrs):
     for part in attrs["index"]:
         if isinstance(part, slice):
             start, stop, step = (part.start or 0), (math.inf if part.stop is None else part.stop), part.step or 1
+            if step < 0:
+                raise ExportError(f"export: a slice goes backwards, by {step}")
             if (start, stop, step) != (0, math.inf, 1):
                 stop = 2**62 if stop == math.inf else stop
                 y = g.node("Slice", [y, *(g.integers([v]) for v in (start, stop, axis, step))])

@@ -19,7 +19,7 @@ ZOOM = 3  # screen pixels a pixel
 def grid(images, columns=None):
     """Images (n, H, W) in [0, 1] side by side as one image, a white line between them."""
     n, h, w = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
+    columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = -(-n // columns)
     sheet = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1), np.float32)
     for i, image in enumerate(images):

@@ -1,6 +1,7 @@
 """GAN and VAE that are told classes: labels stay with their images, samples can be asked for by class, and what is
 wrong with labels is said in one line. (tests/test_twins.py has the arithmetic, in "gan conditional" and its like.)"""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -108,11 +109,9 @@ def test_the_bound_of_an_evaluation_is_conditional_too():
     t = small.trainer("vae", classes=10)
     small.run(t, 5)
     assert t.information().sum() == pytest.approx(t.evaluate()["kl"], rel=1e-5)
-    t.data.y_test[:] = (t.data.y_test + 1) % 10
-    try:
-        assert t.information().sum() != pytest.approx(t.evaluate()["neg_elbo"], rel=1e-5)
-    finally:
-        t.data.y_test[:] = (t.data.y_test - 1) % 10
+    told = t.information().sum()
+    t.data = dataclasses.replace(t.data, y_test=(t.data.y_test + 1) % 10)
+    assert t.information().sum() != pytest.approx(told, rel=1e-5)
 
 
 # --- pictures of latents ----------------------------------------

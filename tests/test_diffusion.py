@@ -219,9 +219,7 @@ def test_sample_refuses_in_one_line(run, option, words, capsys):
     assert err.startswith("error: ") and words in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "option", [["--label", "1"], ["--guidance", "2"], ["--sampler", "ddim"], ["--sampler-steps", "5"]]
-)
+@pytest.mark.parametrize("option", [["--guidance", "2"], ["--sampler", "ddim"], ["--sampler-steps", "5"]])
 def test_other_models_take_none_of_these(undisturbed, option, capsys):
     assert main(["sample", str(undisturbed), *option]) == 1
     err = capsys.readouterr().err

@@ -32,7 +32,7 @@ def philox(blocks, seed: int, draw, step):
     xp = array_module(blocks)
     m0, m1, mask, half = (xp.uint64(v) for v in (*MULTIPLIERS, MASK, 32))
     c0, c1 = blocks & mask, blocks >> half
-    c2, c3 = xp.asarray(draw).astype(xp.uint64), xp.asarray(step).astype(xp.uint64) & mask
+    c2, c3 = xp.uint64(draw), xp.asarray(step).astype(xp.uint64) & mask
     k0, k1 = seed & MASK, (seed >> 32) & MASK
     for _ in range(ROUNDS):
         p0, p1 = c0 * m0, c2 * m1  # 32 x 32 -> 64 bits

@@ -136,7 +136,7 @@ def _group_norm_backward(
     if part_ptr is not None:
         place = image * C + channel[None, :, :]
         tl.store(part_ptr + place, dw, mask=mine[None, :, :])
-        tl.store(part_ptr + tl.num_programs(0) * C + place, db, mask=mine[None, :, :])
+        tl.store(part_ptr + tl.num_programs(0).to(tl.int64) * C + place, db, mask=mine[None, :, :])
 
 
 def _plan(kernel, x, num_groups):

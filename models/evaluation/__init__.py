@@ -42,7 +42,7 @@ def evaluate_all(runs: list, n: int | None, out) -> None:
         print(f"{table(report)}\n{run.folder}/evaluation.html, step {report.step}\n")
         if samples is not None:
             found.append((report, samples))
-    if len(runs) > 1 and found:
+    if len(found) > 1:
         reports, samples = zip(*found)
         held_out = drawn[0].trainer().data.x_test / 255.0
         compare.write(out, reports, samples, held_out)

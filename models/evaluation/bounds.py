@@ -38,7 +38,7 @@ def bernoulli(logits, x):
     return (logits * x - np.logaddexp(0, logits)).sum(-1)
 
 
-def vae_weights(trainer, images, labels, draws: int = DRAWS):
+def vae_weights(trainer, images, labels, draws: int):
     """Log weights (N, K) of images, bytes (N, 28, 28), with a progress bar; labels (N,), None where there are none."""
     block = min(BLOCK, draws)
     found = np.empty((len(images), draws))
@@ -65,11 +65,12 @@ def decoded(trainer, x, label, z):
 
 
 def vae_figures(trainer) -> list:
-    labels = trainer.data.y_test[:IMAGES] if trainer.classes else None
-    weights = vae_weights(trainer, trainer.data.x_test[:IMAGES], labels)
+    images = trainer.data
+    some = np.random.default_rng(0).permutation(len(images.x_test))[:IMAGES]
+    weights = vae_weights(trainer, images.x_test[some], images.y_test[some] if trainer.classes else None, DRAWS)
     n = len(weights)
     return [
-        Figure("neg_elbo", of_mean(-weights.mean(1)), f"-ELBO, nats an image, the first {n} test images"),
+        Figure("neg_elbo", of_mean(-weights.mean(1)), f"-ELBO, nats an image, of {n} test images"),
         Figure(
             "neg_importance_bound",
             of_mean(-importance_bound(weights)),

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from core.checkpoint import write_atomically
-from models.evaluation.report import shown
+from models.evaluation.report import shown, title
 from models.pictures import grid, png
 
 COLUMNS, ROWS = 14, 2  # images shown of each model
@@ -16,7 +16,10 @@ SHOWN = ("frechet", "precision", "recall", "density", "coverage")
 
 def check_comparable(runs):
     """Figures in the features of two classifiers cannot be compared: all image runs must have the same data."""
-    first = runs[0]
+    first, titles = runs[0], [title(run) for run in runs]
+    for run, name in zip(runs, titles):
+        if titles.count(name) > 1:
+            raise ValueError(f"{run.folder}: another run is called {name!r}, too; runs of one picture need names")
     for run in runs[1:]:
         if run.settings["data"]["sha256"] != first.settings["data"]["sha256"]:
             raise ValueError(f"{run.folder}: its images are not those of {first.folder}; compare runs on the same data")
@@ -40,12 +43,12 @@ def picture(reports, samples, real) -> bytes:
     sets = [("real, held out", real), *((report.title, images) for report, images in zip(reports, samples))]
     figure = plt.figure(figsize=(10, 1.55 * len(sets) + 2.4))
     layout = figure.add_gridspec(len(sets) + 1, len(SHOWN), height_ratios=[*[1] * len(sets), 1.5])
-    for row, (title, images) in enumerate(sets):
+    for row, (name, images) in enumerate(sets):
         axis = figure.add_subplot(layout[row, :])
         axis.imshow(grid(np.clip(images[: COLUMNS * ROWS], 0, 1), COLUMNS), cmap="gray", vmin=0, vmax=1)
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.set_ylabel(title, rotation=0, ha="right", va="center")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
     for column, name in enumerate(SHOWN):
         _dots(figure.add_subplot(layout[-1, column]), name, reports)
     return png(figure)
@@ -72,4 +75,4 @@ def write(folder, reports, samples, real):
     write_atomically(folder / "comparison.png", picture(reports, samples, real))
     write_atomically(folder / "comparison.md", (table(reports) + "\n").encode("utf-8"))
     runs = {r.title: {f.name: {"ours": f.ours, "real": f.beside} for f in r.figures} for r in reports}
-    write_atomically(folder / "comparison.json", json.dumps(runs, indent=2).encode("utf-8"))
+    write_atomically(folder / "comparison.json", json.dumps(runs, indent=2, allow_nan=False).encode("utf-8"))

@@ -66,18 +66,25 @@ def count(n, images) -> int:
     return n
 
 
-def draw(trainer, n):
-    """n samples, a block at a time, with a progress bar."""
-    blocks = [min(BLOCK, n - i) for i in range(0, n, BLOCK)]
+def chosen(most, n):
+    """n of `most` images, the same each time: those of a file may stand in the order of their classes."""
+    return np.random.default_rng(0).permutation(most)[:n]
+
+
+def draw(trainer, labels):
+    """As many samples as labels, a block at a time, with a progress bar; of these classes where the model knows any."""
+    blocks = [labels[i : i + BLOCK] for i in range(0, len(labels), BLOCK)]
     bar = tqdm(blocks, desc="samples", unit="block", dynamic_ncols=True)
-    return np.concatenate([trainer.sample(size, seed=i) for i, size in enumerate(bar)])
+    asked = lambda block: {"labels": block} if trainer.classes else {}
+    return np.concatenate([trainer.sample(len(block), seed=i, **asked(block)) for i, block in enumerate(bar)])
 
 
 def figures(seen, near, train, very_near) -> dict:
     """{name: Interval} of one set of images."""
+    some = chosen(len(train.images), len(seen.images))
     reference = frechet.moments(train.features)
     n, shares = len(seen.images), class_shares(train.probabilities)
-    inside = manifold_figures(train.features[:n], seen.features)
+    inside = manifold_figures(train.features[some], seen.features)
     return {
         "frechet": of_distance(lambda i: frechet.distance(frechet.moments(seen.features[i]), reference), n),
         **{name: of_mean(values) for name, values in inside.items()},
@@ -98,8 +105,9 @@ def evaluate(run, trainer, n=None) -> tuple:
     """(Report, samples) of an image model's run."""
     data, n = trainer.data, count(n, trainer.data)
     model = classifier.for_images(data, run.folder / classifier.CARRIED)
-    train = Seen.of(model, data.x_train / 255.0)
-    real, ours = Seen.of(model, data.x_test[:n] / 255.0), Seen.of(model, draw(trainer, n))
+    train, held_out = Seen.of(model, data.x_train / 255.0), chosen(len(data.x_test), n)
+    real = Seen.of(model, data.x_test[held_out] / 255.0)
+    ours = Seen.of(model, draw(trainer, data.y_test[held_out]))
     near, real_near = ours.nearest(train), real.nearest(train)
     very_near = np.percentile(real_near[0][0], 1)
     a, b = figures(ours, near, train, very_near), figures(real, real_near, train, very_near)

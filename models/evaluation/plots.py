@@ -52,13 +52,13 @@ def shares_and_distances(ours, real, near, real_near, train):
 
 def over_training(run, model, train, real) -> list:
     """The Frechet distance of the samples that were kept along the way, where a run kept any."""
-    kept = sorted(run.samples.glob("set_*.npz"))
+    kept = {int(p.stem[4:]): p for p in run.samples.glob("set_*.npz") if p.stem[4:].isdigit()}
     if not kept:
         return []
     reference, rows = frechet.moments(train.features), []
-    for path in kept:
-        features = classifier.look(model, read_set(path) / 255.0)[0]
-        rows.append((int(path.stem[4:]), *distance(features, reference)))
+    for step, path in sorted(kept.items()):
+        features = classifier.look(model, read_set(path)[: len(real.images)] / 255.0)[0]
+        rows.append((step, *distance(features, reference)))
     held_out = distance(real.features[: len(features)], reference)[0]
     steps, values, low, high = np.array(rows).T
     figure, axis = plt.subplots(figsize=(6, 2.8))

@@ -110,4 +110,4 @@ def write(report, folder):
     for _, name, content in report.pictures:
         write_atomically(folder / name, content)
     write_atomically(folder / "evaluation.html", page(report).encode("utf-8"))
-    write_atomically(folder / "evaluation.json", json.dumps(as_json(report), indent=2).encode("utf-8"))
+    write_atomically(folder / "evaluation.json", json.dumps(as_json(report), indent=2, allow_nan=False).encode("utf-8"))

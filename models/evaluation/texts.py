@@ -39,6 +39,8 @@ def held_out_pieces(text, n) -> list:
     length = min(LENGTH, space - PROMPT)
     if length < LEAST:
         most = len(text) // (PROMPT + LEAST)
+        if not most:
+            raise DataError(f"evaluate: the held-out text has {len(text)} characters, should have {PROMPT + LEAST}")
         raise DataError(f"evaluate: -n is {n}, should be at most {most}: the held-out text has {len(text)} characters")
     starts = [i * space + PROMPT for i in range(n)]
     return [(text[s - PROMPT : s], text[s : s + length]) for s in starts]
@@ -82,14 +84,14 @@ def training_batches(trainer, tokens):
 
 def known_words(texts, vocabulary):
     """The share of words that are in `vocabulary`, resampled by texts."""
-    found = [words(text) for text in texts]
+    found = [found for text in texts if (found := words(text))]  # a resample of none would have no share
     known = [sum(w in vocabulary for w in piece) for piece in found]
-    return of_mean(known, [len(piece) for piece in found]) if any(found) else 0.0
+    return of_mean(known, [len(piece) for piece in found]) if found else 0.0
 
 
 def evaluate(run, trainer, n=None) -> Report:
     corpus, ids = trainer.data, trainer.test_ids
-    pieces = held_out_pieces(corpus.test, PIECES if n is None else n)
+    pieces = held_out_pieces(corpus.test, n or max(min(PIECES, len(corpus.test) // (PROMPT + LEAST)), 1))
     bits = bits_per_character(trainer, trainer.batches("test"), ids)
     seen = bits_per_character(trainer, *training_batches(trainer, len(ids)))
     ours, real = written(trainer, pieces), [piece for _, piece in pieces]
