@@ -68,14 +68,14 @@ def calibrate(world) -> list:
 
 
 def steps(world, kind, batch, overlap) -> dict:
-    """Medians of a training step: all of it, what its sums take, and what it would take were they free."""
+    """Medians of a training step, what its sums take, and what is sent. Where sums are timed ranks meet before them."""
     trainer = MODELS[kind](MODELS[kind].Config.preset("demo", batch=batch), world=world)
     batches = trainer.batches("train")
     world.overlap = overlap
     trainer.step(next(batches))
     if not overlap:
         trainer.buckets = {loss: Timed(world, list(b.home)[::-1]) for loss, b in trainer.buckets.items()}
-    found, before = [], 0
+    found: list = []
     for _ in range(STEPS_TIMED + 2):
         world.any(False)
         batch_, before, began = next(batches), world.bytes_sent, time.perf_counter()

@@ -2,11 +2,12 @@
 
 The backward pass finishes the last layers' gradients first, so buckets are filled from the last parameter to the first,
 and a bucket's sum begins while earlier layers are still going back. Every gradient that arrives also moves the sums on
-their way a step further: MPI makes progress only while it is called. What is added to is then a view of its bucket,
-whose address never changes.
+their way a step further: MPI makes progress only while it is called. A gradient ends as a view of its bucket.
 
 # next: core/parallel.py, which cuts a batch into parts; models/trainer.py (backward)
 """
+
+import itertools
 
 import numpy as np
 
@@ -77,7 +78,9 @@ class Buckets:
                     bucket.add(p)
                 else:  # no rank has one: they have all taken the same steps
                     bucket.views[p][...] = 0
-        numbers = array_module(*values).stack(values).astype(np.float64)
+        numbers = array_module(*values).empty(len(values), np.float64)  # a stack of CuPy's asks the host
+        for i, value in enumerate(values):
+            numbers[i] = value
         sums = [bucket.sum or begun(bucket.flat, self.world) for bucket in self.buckets]
         sums.append(begun(numbers, self.world))
         for one in sums:
@@ -88,11 +91,15 @@ class Buckets:
 def mean_(world, arrays):
     """Make small arrays their mean over the ranks, all in one exchange."""
     if arrays:
-        flat = array_module(*arrays).concatenate(arrays)
+        edges = np.cumsum([0, *(array.size for array in arrays)]).tolist()
+        flat = array_module(*arrays).empty(edges[-1], arrays[0].dtype)
+        pieces = [flat[a:b] for a, b in itertools.pairwise(edges)]
+        for piece, array in zip(pieces, arrays):
+            piece[...] = array
         world.sum_(flat)
         flat /= world.size
-        for array in arrays:
-            array[...], flat = flat[: array.size], flat[array.size :]
+        for piece, array in zip(pieces, arrays):
+            array[...] = piece
 
 
 def _groups(parameters):

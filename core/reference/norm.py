@@ -159,7 +159,7 @@ def _ranks_mean(x, world):
     xp = array_module(x)
     mean = x.sum(axis=tuple(range(x.ndim - 1)), dtype=xp.float64)
     world.sum_(mean)
-    return mean / (world.size * (x.size // x.shape[-1]))
+    return mean / (world.size * max(math.prod(x.shape[:-1]), 1))
 
 
 def _sync_batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, seed, draw, world):

@@ -38,7 +38,10 @@ def philox(blocks, seed: int, draw, step):
         p0, p1 = c0 * m0, c2 * m1  # 32 x 32 -> 64 bits
         c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ xp.uint64(k0), p1 & mask, (p0 >> half) ^ c3 ^ xp.uint64(k1), p0 & mask
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return xp.stack(xp.broadcast_arrays(c0, c1, c2, c3)).astype(xp.uint32)
+    found = xp.empty((4, len(blocks)), xp.uint32)  # no stack: CuPy's would copy addresses from the host
+    for word, c in zip(found, (c0, c1, c2, c3)):
+        word[...] = c
+    return found
 
 
 def words(n: int, seed: int, draw, step, offset: int = 0):
@@ -76,7 +79,8 @@ def normal(shape, seed: int, draw, step, dtype, offset: int = 0):
     pairs = (pairs >> 8).reshape(-1, 2).astype(xp.float64)
     radius = xp.sqrt(-2 * xp.log((pairs[:, 0] + 1) * 2**-24))  # from (0, 1], so the logarithm is finite
     angle = 2 * np.pi * 2**-24 * pairs[:, 1]
-    z = xp.stack([radius * xp.cos(angle), radius * xp.sin(angle)], axis=1)
+    z = xp.empty((len(pairs), 2), xp.float64)
+    z[:, 0], z[:, 1] = radius * xp.cos(angle), radius * xp.sin(angle)
     return z.reshape(-1)[skip : skip + n].astype(dtype).reshape(shape)
 
 
