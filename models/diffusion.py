@@ -100,10 +100,6 @@ class DiffusionTrainer(LabelTrainer):
         c = self.config
         check.one_of("DiffusionConfig", "predict", c.predict, PREDICTIONS)
         check.one_of("DiffusionConfig", "schedule", c.schedule, SCHEDULES)
-        if c.unlabelled in (0, 1) and c.guidance != 1 - c.unlabelled:  # one of the two answers was never trained
-            check.fail(
-                "DiffusionConfig", "guidance", c.guidance, f"{1 - c.unlabelled} where unlabelled is {c.unlabelled}"
-            )
         check.count("DiffusionConfig", "sampler_steps", c.sampler_steps, 1, c.timesteps)
         self.schedule = Schedule(c.schedule, c.timesteps, self.xp)
         self.model = Diffusion(c)
@@ -149,7 +145,7 @@ class DiffusionTrainer(LabelTrainer):
         """
         check.count("sample", "n", n)
         check.one_of("sample", "sampler", sampler, SAMPLERS)
-        guidance = self.config.guidance if guidance is None else guidance
+        guidance = self._guidance() if guidance is None else guidance
         check.number("sample", "guidance", guidance, 0)
         check.probability("sample", "eta", eta)
         default = self.config.sampler_steps if sampler == "ddim" else self.config.timesteps
@@ -165,6 +161,11 @@ class DiffusionTrainer(LabelTrainer):
                     x = self.schedule.ddim(x, x0, t, s, eta, random.normal(x.shape) if eta else None)
         x = x if self.xp is np else x.get()
         return (x[..., 0] + 1) / 2
+
+    def _guidance(self) -> float:
+        """The configuration's, unless the network has learnt one of its two answers alone."""
+        c = self.config
+        return c.guidance if 0 < c.unlabelled < 1 else 1.0 - c.unlabelled
 
     def denoised(self, x, t: int, labels, guidance: float):
         """What the averaged network holds x_0 to be, given x at time t: (N, 28, 28, 1) in [-1, 1].

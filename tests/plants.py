@@ -183,14 +183,14 @@ PLANTS = {
     ),
     "discriminator-sees-its-targets-swapped": Plant(
         "models/gan.py",
-        "F.discriminator_loss(d(real, labels), d(fake, labels)",
-        "F.discriminator_loss(d(fake, labels), d(real, labels)",
+        "F.discriminator_loss(d(real, labels), d(self.fake.detach(), labels)",
+        "F.discriminator_loss(d(self.fake.detach(), labels), d(real, labels)",
         "tests/test_twins.py -k gan",
     ),
     "generator-trains-through-a-detached-image": Plant(
         "models/gan.py",
-        "features = d.features(fake)",
-        "features = d.features(fake.detach())",
+        "features = d.features(self.fake)",
+        "features = d.features(self.fake.detach())",
         "tests/test_twins.py -k gan",
     ),
     "projection-without-a-gradient-to-the-image": Plant(

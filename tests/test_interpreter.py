@@ -31,7 +31,9 @@ LAST = {(kind, "torch eager, channels last") for kind in ("gan", "vae", "diffusi
 COMPILED = "torch.compile", "torch.compile reduce-overhead", "torch.compile max-autotune"
 NO_LIGER = "not run: liger_kernel is not installed"
 GROUPS = {
-    **FAMILIES,
+    **{
+        name: tuple(op for op in ops if isinstance(TABLE[op].kernels["cuda"], Kernel)) for name, ops in FAMILIES.items()
+    },
     "shape and sums": ("sum", "mean", "max", "min", "embedding", "upsample_nearest", "timestep_embedding"),
 }
 

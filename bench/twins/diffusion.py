@@ -116,11 +116,13 @@ class DiffusionTwin(Twin):
         return torch.as_tensor(host(next(self.draws))).to(self.device)
 
     def train_step(self, images, labels):
-        loss = self.loss(images, labels)
-        self.optimizers["net"].zero_grad()
-        loss.backward()
+        with self.autocast():
+            loss = self.loss(images, labels)
+        self.backward("net", loss)
+        self.scaler.unscale_(self.optimizers["net"])
         norm = nn.utils.clip_grad_norm_(self.model.net.parameters(), self.config.clip)
-        self.optimizers["net"].step()
+        self.scaler.step(self.optimizers["net"])
+        self.scaler.update()
         with torch.no_grad():
             averages, parameters = ([*part.parameters()] for part in (self.model.average, self.model.net))
             torch._foreach_lerp_(averages, parameters, 1 - self.config.average)  # type: ignore[arg-type]

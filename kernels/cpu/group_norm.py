@@ -224,16 +224,16 @@ def _group_norm(x, w, b, *, num_groups, eps, act):
     y, stats = np.empty_like(flat), np.empty((len(x), 2, num_groups), f32)
     rest = period, act == "silu"
     share(lambda start, stop: _forward(flat, w, b, eps, *rest, y, stats, start, stop), *_pieces(flat))
-    return y.reshape(x.shape), (flat, w, b, stats, *rest)
+    return y.reshape(x.shape), (flat, w, b if act else None, stats, *rest)  # z, with b, tells act'(z) alone
 
 
 def _group_norm_backward(saved, dy, needs, *, num_groups, eps, act):
-    x, *rest = saved
-    flat, dx = _images(dy), np.empty_like(x)
+    x, w, b, *rest = saved
+    b, flat, dx = np.zeros_like(w) if b is None else b, _images(dy), np.empty_like(x)
 
     def piece(start, stop):
         totals = np.zeros((2, dy.shape[-1]))
-        _backward(x, flat, *rest, dx, totals, start, stop)
+        _backward(x, flat, w, b, *rest, dx, totals, start, stop)
         return totals
 
     totals = sum(share(piece, *_pieces(x)))

@@ -155,7 +155,7 @@ def _group_norm(x, w, b, *, num_groups, eps, act):
     y, (mean, rstd) = xp.empty_like(x), (xp.empty((len(x), num_groups), "float32") for _ in range(2))
     arguments = (x, w, b, y, mean, rstd, P, x.shape[-1], num_groups, eps)
     launch(_group_norm_forward, grid, *arguments, ACT=act, **config)
-    return y, (x, w, b, mean, rstd)
+    return y, (x, w, b if act else None, mean, rstd)  # z, which b is part of, tells act'(z) alone
 
 
 def _group_norm_backward_(saved, dy, needs, *, num_groups, eps, act):
