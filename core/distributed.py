@@ -9,9 +9,9 @@ A sum goes in two stages. Every rank sends each other rank that one's slice, and
 first, whatever came first; then it sends the result to all. That is 2 (N - 1) / N times the bytes of the array out of
 every rank, as in a ring, and no sum depends on the timing. What is SMALL goes whole to everyone, in one stage.
 
-No wait is without end: a rank that has not sent what others need within `timeout` seconds is named in a RankError. The
-wait tests and gives its core away in turn, so that more ranks than cores work; only time in which this process itself
-was running counts. mpi4py is imported only where a launcher has started several processes.
+A rank that has not sent what others need within `timeout` seconds is named in a RankError, except where all wait for
+what the first does alone (`patient`). The wait tests and gives its core away in turn, so that more ranks than cores
+work; only time in which this process itself was running counts. What a GPU waits for, inside CUDA, has no limit. mpi4py is imported only where a launcher has started several processes.
 
 # next: core/buckets.py, the gradients
 """
@@ -19,6 +19,7 @@ was running counts. mpi4py is imported only where a launcher has started several
 import contextlib
 import functools
 import itertools
+import math
 import os
 import subprocess
 import time
@@ -69,6 +70,11 @@ class Alone:
     def any(self, flag) -> bool:
         """Whether the flag is set on any rank: all ranks meet here."""
         return bool(flag)
+
+    @contextlib.contextmanager
+    def patient(self):
+        """`with world.patient():` waits have no limit: another rank is at work, for as long as it may take."""
+        yield
 
     def end(self, code: int):
         """End the processes of all ranks."""
@@ -129,6 +135,14 @@ class Ranks(Alone):
             if waited > self.timeout + what.stage:
                 missing = ", ".join(map(str, what.missing()))
                 raise RankError(f"rank {missing} did not arrive within {self.timeout:g} s: stopped, or lost")
+
+    @contextlib.contextmanager
+    def patient(self):
+        limit, self.timeout = self.timeout, math.inf
+        try:
+            yield
+        finally:
+            self.timeout = limit
 
     def end(self, code: int):
         self.comm.Abort(code)

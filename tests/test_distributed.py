@@ -197,6 +197,12 @@ def meets(fault, *arguments):
     return ["-m", "tests.crashing", fault, *arguments]
 
 
+def patched(before, name, instead):
+    """`python -m models`, in which the function `name` of arguments `a` is `instead`."""
+    run = "import sys; from models.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    return ["-c", f"{before}; {name} = lambda *a: ({instead}); {run}"]
+
+
 def lines(done):
     """What a job has said, without progress bars and the launcher's own words."""
     said = done.stderr.replace("\r", "\n").splitlines()
@@ -232,6 +238,18 @@ def test_a_run_survives_its_ranks_and_goes_on_with_other_numbers_of_them(tmp_pat
     assert [r["step"] for r in ours] == list(range(1, 13))
     for a, b in zip(ours, theirs):
         assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_what_the_first_rank_does_alone_may_take_longer_than_the_limit(tmp_path):
+    """Its samples: those of a checkpoint, and at the start those that a killed run did not come to."""
+    folder = tmp_path / "run"
+    slow = patched("import time; from models import train; show = train._show", "train._show", "time.sleep(5), show(*a)")
+    for arguments in (("train", "vae", "--batch", "4", "--steps", "2", "--out", folder), ("train", "--resume", folder)):
+        arguments = (*arguments, "--timeout", "3")
+        done = launch((1, [*slow, *arguments]), (1, models(*arguments)))
+        assert done.returncode == 0 and not lines(done), done.stderr
+        (sample,) = (folder / "samples").iterdir()
+        sample.unlink()
 
 
 def test_ranks_refuse_in_one_line(tmp_path):
