@@ -11,7 +11,8 @@ every rank, as in a ring, and no sum depends on the timing. What is SMALL goes w
 
 A rank that has not sent what others need within `timeout` seconds is named in a RankError, except where all wait for
 what the first does alone (`patient`). The wait tests and gives its core away in turn, so that more ranks than cores
-work; only time in which this process itself was running counts. What a GPU waits for, inside CUDA, has no limit. mpi4py is imported only where a launcher has started several processes.
+work; only time in which this process itself was running counts. A wait of a GPU's, inside CUDA, has no limit. mpi4py is
+imported only where a launcher has started several processes.
 
 # next: core/buckets.py, the gradients
 """

@@ -243,13 +243,12 @@ def test_a_run_survives_its_ranks_and_goes_on_with_other_numbers_of_them(tmp_pat
 def test_what_the_first_rank_does_alone_may_take_longer_than_the_limit(tmp_path):
     """Its samples: those of a checkpoint, and at the start those that a killed run did not come to."""
     folder = tmp_path / "run"
-    slow = patched("import time; from models import train; show = train._show", "train._show", "time.sleep(5), show(*a)")
-    for arguments in (("train", "vae", "--batch", "4", "--steps", "2", "--out", folder), ("train", "--resume", folder)):
-        arguments = (*arguments, "--timeout", "3")
+    slow = patched("import time; from models import train; f = train._show", "train._show", "time.sleep(5), f(*a)")
+    for steps, run in ((2, ("vae", "--batch", "4", "--out", folder)), (3, ("--resume", folder))):
+        arguments = ("train", *run, "--steps", steps, "--timeout", "3")
         done = launch((1, [*slow, *arguments]), (1, models(*arguments)))
         assert done.returncode == 0 and not lines(done), done.stderr
-        (sample,) = (folder / "samples").iterdir()
-        sample.unlink()
+        (folder / "samples" / f"step_{steps:06d}.png").unlink()
 
 
 def test_ranks_refuse_in_one_line(tmp_path):
