@@ -28,14 +28,18 @@ SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5, "diffusion": 100}  # sh
 KEPT = {"gan": 500}  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has ended a run in an orderly way: its last step is saved, on several ranks by all of them."""
+
+
 def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = False):
     """Train to config.steps in `run`, with a checkpoint every `save_every` steps (by default five or more in a run).
 
     anomalies: name the operation that makes the first NaN or infinity, which takes longer. Ctrl-C and SIGTERM save and
-    raise KeyboardInterrupt(exit code). Of several ranks all step, the first writes. Returns the seconds it took.
+    raise Stopped(exit code). Of several ranks all step, the first writes. Returns the seconds it took.
     """
     with _clear_errors(run):
-        trainer.synchronise()
+        trainer.synchronise(run.settings["data"]["sha256"])
         started = time.perf_counter()
         _prepare(run, trainer)
     steps, done, first = trainer.config.steps, trainer.steps, trainer.world.rank == 0
@@ -58,7 +62,7 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
             _save(run, trainer, done, log, anomalies)
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
-        raise KeyboardInterrupt(*(128 + number for number in stop[:1]))
+        raise Stopped(*(128 + number for number in stop[:1]))
     return time.perf_counter() - started
 
 

@@ -23,12 +23,16 @@ from tests.test_house import ROOT
 MPIRUN = ROOT / ".venv" / "bin" / "mpirun"
 
 
-def launch(*programs):
-    """Run [(ranks, arguments of Python), ...] as the ranks of one job, of one thread each; the finished process."""
+def job(*programs):
+    """The command that runs [(ranks, arguments of Python), ...] as the ranks of one job."""
     parts = [[":", "-n", str(n), sys.executable, *map(str, arguments)] for n, arguments in programs]
-    command = [str(MPIRUN), *[word for part in parts for word in part][1:]]
+    return [str(MPIRUN), *[word for part in parts for word in part][1:]]
+
+
+def launch(*programs):
+    """Run such a job, one thread a rank, to its end; the finished process."""
     environment = {**os.environ, "ASSAY_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(job(*programs), cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def step(world, kind, seed, **options):
