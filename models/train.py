@@ -249,6 +249,9 @@ def _note_changes(run, trainer, planned, device):
         before = run.settings.get(name, 1 if name in ("ranks", "accumulate") else value)  # older runs name no device
         if before != value:
             note(f"{folder}: {name}: {before} when the run began, {value} now: the bits may not be the same")
+            alone = name == "ranks" and not run.settings.get("sync_batch_norm")
+            if trainer.norms and (alone or name == "accumulate"):
+                note(f"{folder}: {name}: its batch norms now normalise other examples together")
 
 
 def in_words(error) -> str:
