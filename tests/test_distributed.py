@@ -26,7 +26,7 @@ from tests.test_house import ROOT
 from tests.whole_models import as_arrays, collect, off_kinks
 
 SEEDS = 4
-MODELS = {"gan": {"sync_batch_norm": True}, "vae": {}, "gpt": {}, "seq2seq": {}, "diffusion": {}}
+MODELS = {"gan": {"sync_batch_norm": True}, "vae": {}, "gpt": {}, "seq2seq": {}}
 GROUPS = ("loss ", "gradient ", "state ")
 
 
