@@ -265,8 +265,11 @@ def test_ranks_refuse_in_one_line(tmp_path):
 
 
 def test_an_error_of_one_rank_ends_all_and_names_it(tmp_path):
+    """The first rank is told of it and does: if another did, what watches the first might say that it was killed."""
     train, lost = (*TRAIN, "--out", tmp_path / "run"), tmp_path / "lost.npz"
-    done = launch((1, models(*train)), (1, models(*train, "--data", lost)))
+    itself = "os.write(2, b'error: ended by another than the first\\n'), os._exit(9)"
+    other = patched("import os; from core.distributed import Ranks", "Ranks.end", itself)
+    done = launch((1, models(*train)), (1, [*other, *train, "--data", lost]))
     assert done.returncode and lines(done) == [f"error: rank 1: {lost}: no such file or folder"], done.stderr
 
 
