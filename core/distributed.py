@@ -9,9 +9,10 @@ A sum goes in two stages. Every rank sends each other rank that one's slice, and
 first, whatever came first; then it sends the result to all. That is 2 (N - 1) / N times the bytes of the array out of
 every rank, as in a ring, and no sum depends on the timing. What is SMALL goes whole to everyone, in one stage.
 
-No wait is without end: a rank that has not sent what others need within `timeout` seconds is named in a RankError. The
-wait tests and gives its core away in turn, so that more ranks than cores work; only time in which this process itself
-was running counts. mpi4py is imported only where a launcher has started several processes.
+A rank that has not sent what others need within `timeout` seconds is named in a RankError, except where all wait for
+what the first does alone (`patient`). The wait tests and gives its core away in turn, so that more ranks than cores
+work; only time in which this process itself was running counts. A wait of a GPU's, inside CUDA, has no limit. mpi4py is
+imported only where a launcher has started several processes.
 
 # next: core/buckets.py, the gradients
 """
@@ -19,9 +20,11 @@ was running counts. mpi4py is imported only where a launcher has started several
 import contextlib
 import functools
 import itertools
+import math
 import os
 import subprocess
 import time
+import zlib
 
 import numpy as np
 
@@ -31,11 +34,16 @@ from core.arrays import is_cupy
 LAUNCHERS = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))  # MPICH and kin, Open MPI
 SMALL = 1024  # elements
 TIMEOUT = 300.0  # seconds
+FAULT = (1 << 15) - 2  # the tag of an error's line; MPI promises tags below 2^15
 PATIENT = 1.0  # seconds after which a wait sleeps between two looks
 
 
 class RankError(RuntimeError):
     """Another rank did not arrive; the message is one clear line."""
+
+
+class OtherError(RuntimeError):
+    """Another rank has met an error; the message is its line."""
 
 
 def launched() -> tuple[int, int]:
@@ -70,6 +78,11 @@ class Alone:
         """Whether the flag is set on any rank: all ranks meet here."""
         return bool(flag)
 
+    @contextlib.contextmanager
+    def patient(self):
+        """`with world.patient():` waits have no limit: another rank is at work, for as long as it may take."""
+        yield
+
     def end(self, code: int):
         """End the processes of all ranks."""
 
@@ -96,7 +109,7 @@ class Ranks(Alone):
 
     def tag(self) -> int:
         """The number of the next exchange: every rank makes the same ones in the same order."""
-        self.sums = (self.sums + 1) % (1 << 14)  # MPI promises tags below 2^15, and a sum has two stages
+        self.sums = (self.sums + 1) % (FAULT // 2)  # a sum has two stages
         return 2 * self.sums
 
     def sum_(self, array):
@@ -111,6 +124,18 @@ class Ranks(Alone):
             else:
                 self.wait(Messages({r: [self.send(whole, r, tag)] for r in self.others}))
 
+    def agree(self, known: dict):
+        """Refuse ranks that would train different models, or on different data, since each has read them itself:
+        `known` is {name: value}, the same names on all."""
+        own = np.array([zlib.crc32(repr(value).encode()) for value in known.values()], np.int64)
+        first = own.copy()
+        self.broadcast_([first])
+        differ = (own != first).astype(np.float32)
+        self.sum_(differ)
+        for name, n in zip(known, differ.astype(int)):
+            if n:
+                check.fail("Trainer", name, f"different on {n} of {self.size} ranks", "that of rank 0")
+
     def any(self, flag) -> bool:
         flags = np.array([bool(flag)], np.float32)
         self.sum_(flags)
@@ -122,6 +147,7 @@ class Ranks(Alone):
         waited, before = 0.0, time.monotonic()
         while not what.advance():
             os.sched_yield()
+            self._hear()
             if waited > PATIENT:
                 time.sleep(0.001)
             now = time.monotonic()
@@ -129,6 +155,26 @@ class Ranks(Alone):
             if waited > self.timeout + what.stage:
                 missing = ", ".join(map(str, what.missing()))
                 raise RankError(f"rank {missing} did not arrive within {self.timeout:g} s: stopped, or lost")
+
+    def _hear(self):
+        """Rank 0 speaks for all: an error that another has told it is its own."""
+        if self.rank == 0 and self.comm.Iprobe(tag=FAULT):
+            raise OtherError(self.comm.recv(tag=FAULT))
+
+    def tell(self, line: str, seconds: float):
+        """Hand rank 0 the line of an error. It ends this job as soon as it waits for others; back if it does not."""
+        request = self.comm.isend(line, 0, FAULT)
+        for _ in range(int(100 * seconds)):  # counted, not measured: a process may be stopped meanwhile
+            request.test()
+            time.sleep(0.01)
+
+    @contextlib.contextmanager
+    def patient(self):
+        limit, self.timeout = self.timeout, math.inf
+        try:
+            yield
+        finally:
+            self.timeout = limit
 
     def end(self, code: int):
         self.comm.Abort(code)

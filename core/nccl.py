@@ -1,8 +1,9 @@
 """Sums over the ranks' GPUs: NCCL through CuPy's binding, a stream of its own beside the one that computes.
 
-Arrays of the host still go by MPI, so that ranks meet there, within the time limit, at every step: NCCL itself waits
-without end. Every rank has one GPU, the one with its number on its machine. NCCL adds in an order that its topology
-decides, the same each time on the same machines.
+Arrays of the host still go by MPI, so that ranks meet there, within the time limit, at every step. NCCL itself waits
+without end: a rank that is lost between two meetings leaves the others in a wait inside CUDA, which has no limit. Every
+rank has one GPU, the one with its number on its machine. NCCL adds in an order that its topology decides, the same each
+time on the same machines.
 
 Untested on a device: all of it; tests/test_distributed.py rehearses it on a stand-in.
 """

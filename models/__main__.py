@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-import time
+import traceback
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from models import MODELS
 from models.diffusion import SAMPLERS
 from models.pictures import as_text, save_samples
 from models.runs import Run
-from models.train import ERRORS, exit_code, in_words, resume, shown, train_new
+from models.train import ERRORS, Stopped, exit_code, in_words, resume, shown, train_new
 from models.trainer import PRECISIONS
 
-ALIKE = 3.0  # seconds in which the first rank comes to the error that another has
+ALIKE = 30.0  # seconds in which the first rank comes to the error that another has, or hears of it
 
 
 def parser():
@@ -217,22 +217,33 @@ def main(arguments=None) -> int:
             if size > 1 and args.run is not _train:
                 raise ValueError(f"{args.command} runs in one process, {size} were started")
             args.run(args)
-        except KeyboardInterrupt as interrupt:
+        except Stopped as interrupt:
             return exit_code(interrupt)
+        except KeyboardInterrupt as interrupt:  # others do not know of it: they would wait for this rank
+            return (
+                _fail("interrupted", rank, errors, exit_code(interrupt)) if distributed.met() else exit_code(interrupt)
+            )
         except ERRORS as error:
-            return _fail(error, rank, errors)
+            return _fail(in_words(error), rank, errors)
+        except Exception as error:
+            if not distributed.met():
+                raise
+            traceback.print_exc(file=errors)
+            return _fail(f"{type(error).__name__}: {in_words(error)}", rank, errors)
     return 0
 
 
-def _fail(error, rank, errors) -> int:
+def _fail(words, rank, errors, code=1) -> int:
     """One line, and the end of all ranks that have met. The first speaks; another does so only if the first has not
-    ended them soon after, since most errors are the same on all."""
+    ended them soon after: most errors are the same on all, and it hears of those that are not."""
+    line = f"{f'rank {rank}: ' if rank else ''}{words}"
+    if rank and distributed.met():
+        distributed.world().tell(line, ALIKE)
     if not rank or distributed.met():
-        time.sleep(ALIKE if rank else 0)
-        print(f"error: {f'rank {rank}: ' if rank else ''}{in_words(error)}", file=errors, flush=True)
-        if distributed.met():
-            distributed.world().end(1)
-    return 1
+        print(f"error: {line}", file=errors, flush=True)
+    if distributed.met():
+        distributed.world().end(code)
+    return code
 
 
 if __name__ == "__main__":

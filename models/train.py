@@ -28,22 +28,22 @@ SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5, "diffusion": 100}  # sh
 KEPT = {"gan": 500}  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has ended a run in an orderly way: its last step is saved, on several ranks by all of them."""
+
+
 def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = False):
     """Train to config.steps in `run`, with a checkpoint every `save_every` steps (by default five or more in a run).
 
     anomalies: name the operation that makes the first NaN or infinity, which takes longer. Ctrl-C and SIGTERM save and
-    raise KeyboardInterrupt(exit code). Of several ranks all step, the first writes. Returns the seconds it took.
+    raise Stopped(exit code). Of several ranks all step, the first writes. Returns the seconds it took.
     """
     with _clear_errors(run):
-        trainer.synchronise()
+        trainer.synchronise(run.settings["data"]["sha256"])
+        started = time.perf_counter()
+        _prepare(run, trainer)
     steps, done, first = trainer.config.steps, trainer.steps, trainer.world.rank == 0
     save_every = save_every or max(50, min(500, steps // 5))
-    started = time.perf_counter()
-    if first:
-        run.cut_metrics(done, trainer.METRICS)
-        run.samples.mkdir(exist_ok=True)
-        if done and not any(run.samples.glob(f"step_{done:06d}.*")):  # killed between a checkpoint and its pictures
-            _show(run, trainer, done)
     batches, readings, saved = trainer.batches("train"), Readings(trainer), True
     bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True, disable=not first)
     log = open(run.metrics if first else os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
@@ -60,11 +60,27 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
             for step, losses, seconds in readings.all():
                 _log(run, trainer, step, losses, anomalies, seconds, log, bar)
             _save(run, trainer, done, log, anomalies)
-    trainer.world.any(False)  # no rank leaves before the first has saved
     if done < steps:
         note(f"stopped at step {done}; continue with --resume {run.folder}")
-        raise KeyboardInterrupt(*(128 + number for number in stop[:1]))
+        raise Stopped(*(128 + number for number in stop[:1]))
     return time.perf_counter() - started
+
+
+def _prepare(run, trainer):
+    """The folder is as it was at this step."""
+    done = trainer.steps
+    if trainer.world.rank == 0:
+        run.cut_metrics(done, trainer.METRICS)
+        run.samples.mkdir(exist_ok=True)
+        if done and not any(run.samples.glob(f"step_{done:06d}.*")):  # killed between a checkpoint and its pictures
+            _show(run, trainer, done)
+    _meet(trainer.world)
+
+
+def _meet(world):
+    """The others wait for the first rank, which alone writes; pictures of a large model may take it minutes."""
+    with world.patient():
+        world.any(False)
 
 
 @contextlib.contextmanager
@@ -131,15 +147,15 @@ def _log(run, trainer, step, losses, anomalies, seconds, log, bar):
 
 
 def _save(run, trainer, step, log, anomalies):
-    if trainer.world.rank:
-        return
-    log.flush()
-    os.fsync(log.fileno())
-    try:
-        run.save(trainer)
-    except CheckpointError as error:
-        raise _end(run, trainer, step, str(error), anomalies) from None
-    _show(run, trainer, step)
+    if trainer.world.rank == 0:
+        log.flush()
+        os.fsync(log.fileno())
+        try:
+            run.save(trainer)
+        except CheckpointError as error:
+            raise _end(run, trainer, step, str(error), anomalies) from None
+        _show(run, trainer, step)
+    _meet(trainer.world)
 
 
 def _show(run, trainer, step):
@@ -233,6 +249,9 @@ def _note_changes(run, trainer, planned, device):
         before = run.settings.get(name, 1 if name in ("ranks", "accumulate") else value)  # older runs name no device
         if before != value:
             note(f"{folder}: {name}: {before} when the run began, {value} now: the bits may not be the same")
+            alone = name == "ranks" and not run.settings.get("sync_batch_norm")
+            if trainer.norms and (alone or name == "accumulate"):
+                note(f"{folder}: {name}: its batch norms now normalise other examples together")
 
 
 def in_words(error) -> str:

@@ -31,6 +31,8 @@ PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has
     "fp16": {"tf32": True, "half": True},
 }
 
+AGREED = ("kind", "config", "precision", "tokenizer", "data")  # what has to be the same on all ranks
+
 LATER = {"classes": 0}  # what a checkpoint that is older than a setting means
 
 
@@ -183,9 +185,11 @@ class Trainer:
         own = [norm for norm in self.norms if norm.world.size == 1]
         mean_(self.world, [t.data for norm in own for t in (norm.running_mean, norm.running_var)])
 
-    def synchronise(self):
-        """Make this trainer's state that of rank 0; all ranks do it before the first step."""
+    def synchronise(self, data: str = ""):
+        """Make this trainer's state that of rank 0; all ranks do it before the first step. `data`: a checksum of it."""
         if self.world.size > 1:
+            known = {**self.metadata(), "data": data}
+            self.world.agree({name: known.get(name) for name in AGREED})
             self.world.broadcast_(self.state().values())
             self._loaded()
 

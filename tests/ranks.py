@@ -6,25 +6,33 @@ that the ranks exchange arrays whose sums are known.
 """
 
 import json
+import os
 import subprocess
 import sys
 import traceback
 import zlib
+from unittest import mock
 
 import numpy as np
 
 from core import distributed
+from core.buckets import Buckets
 from tests import small
 from tests.test_house import ROOT
 
 MPIRUN = ROOT / ".venv" / "bin" / "mpirun"
 
 
-def launch(*programs):
-    """Run [(ranks, arguments of Python), ...] as the ranks of one job; the finished process."""
+def job(*programs):
+    """The command that runs [(ranks, arguments of Python), ...] as the ranks of one job."""
     parts = [[":", "-n", str(n), sys.executable, *map(str, arguments)] for n, arguments in programs]
-    command = [str(MPIRUN), *[word for part in parts for word in part][1:]]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return [str(MPIRUN), *[word for part in parts for word in part][1:]]
+
+
+def launch(*programs):
+    """Run such a job, one thread a rank, to its end; the finished process."""
+    environment = {**os.environ, "ASSAY_THREADS": "1"}
+    return subprocess.run(job(*programs), cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def step(world, kind, seed, **options):
@@ -71,11 +79,18 @@ def start(world):
 
 
 def overlapped(world):
-    """When a sum begins changes no bit of it."""
-    found = []
-    for world.overlap in (False, True):
-        found.append([a.tobytes() for a in step(world, "gpt", 0).values()])
+    """Sums begin while a backward pass still goes on, if they may, and that changes no bit of them."""
+    found, early, finish = [], [], Buckets.finish
+
+    def watched(buckets, values):
+        early.append([bucket.sum is not None for bucket in buckets.buckets[:-1]])
+        return finish(buckets, values)
+
+    with mock.patch.object(Buckets, "finish", watched):
+        for world.overlap in (False, True):
+            found.append([a.tobytes() for a in step(world, "vae", 0).values()])
     assert found[0] == found[1]
+    assert len(early[1]) > 1 and not any(early[0]) and any(early[1])
 
 
 def main(folder, jobs):

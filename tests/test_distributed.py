@@ -3,6 +3,8 @@ accumulated; what a killed, a stopped and a signalled rank leaves, and how a run
 
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -18,7 +20,7 @@ from core.nccl import Devices
 from models.data import Order
 from tests import small, stand_in
 from tests.parity import assess, typical
-from tests.ranks import launch, step
+from tests.ranks import job, launch, step
 from tests.stand_in_nccl import Mirror, nccl
 from tests.test_house import ROOT
 from tests.whole_models import as_arrays, collect, off_kinks
@@ -197,6 +199,12 @@ def meets(fault, *arguments):
     return ["-m", "tests.crashing", fault, *arguments]
 
 
+def patched(before, name, instead):
+    """`python -m models`, in which the function `name` of arguments `a` is `instead`."""
+    run = "import sys; from models.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    return ["-c", f"{before}; {name} = lambda *a: ({instead}); {run}"]
+
+
 def lines(done):
     """What a job has said, without progress bars and the launcher's own words."""
     said = done.stderr.replace("\r", "\n").splitlines()
@@ -234,6 +242,17 @@ def test_a_run_survives_its_ranks_and_goes_on_with_other_numbers_of_them(tmp_pat
         assert a == pytest.approx(b, rel=1e-4)
 
 
+def test_what_the_first_rank_does_alone_may_take_longer_than_the_limit(tmp_path):
+    """Its samples: those of a checkpoint, and at the start those that a killed run did not come to."""
+    folder = tmp_path / "run"
+    slow = patched("import time; from models import train; f = train._show", "train._show", "time.sleep(5), f(*a)")
+    for steps, run in ((2, ("vae", "--batch", "4", "--out", folder)), (3, ("--resume", folder))):
+        arguments = ("train", *run, "--steps", steps, "--timeout", "3")
+        done = launch((1, [*slow, *arguments]), (1, models(*arguments)))
+        assert done.returncode == 0 and not lines(done), done.stderr
+        (folder / "samples" / f"step_{steps:06d}.png").unlink()
+
+
 def test_ranks_refuse_in_one_line(tmp_path):
     for arguments, words in (
         ((*TRAIN, "--out", tmp_path / "run"), "error: Trainer: batch is 4, should be a multiple of 3 (ranks: 3, parts"),
@@ -246,9 +265,50 @@ def test_ranks_refuse_in_one_line(tmp_path):
 
 
 def test_an_error_of_one_rank_ends_all_and_names_it(tmp_path):
+    """The first rank is told of it and does: if another did, what watches the first might say that it was killed."""
     train, lost = (*TRAIN, "--out", tmp_path / "run"), tmp_path / "lost.npz"
-    done = launch((1, models(*train)), (1, models(*train, "--data", lost)))
-    assert done.returncode and lines(done)[0] == f"error: rank 1: {lost}: no such file or folder", done.stderr
+    itself = "os.write(2, b'error: ended by another than the first\\n'), os._exit(9)"
+    other = patched("import os; from core.distributed import Ranks", "Ranks.end", itself)
+    done = launch((1, models(*train)), (1, [*other, *train, "--data", lost]))
+    assert done.returncode and lines(done) == [f"error: rank 1: {lost}: no such file or folder"], done.stderr
+
+
+@pytest.mark.parametrize(
+    "fault, said", ((AssertionError("so"), "AssertionError: so"), (KeyboardInterrupt(), "interrupted"))
+)
+def test_what_no_rank_foresees_ends_all(fault, said, tmp_path):
+    """Before the limit, 300 s, with which a rank waits for another; an error with its traceback."""
+    train = (*TRAIN, "--out", tmp_path / "run")
+    broken = patched(
+        "from models.vae import VAETrainer as T; raise_ = (_ for _ in ()).throw", "T.build", f"raise_({fault!r})"
+    )
+    done = launch((1, models(*train)), (1, [*broken, *train]))
+    said = ["Traceback (most recent call last):"] * ("Error" in said) + [f"error: rank 1: {said}"]
+    assert done.returncode and lines(done) == said, done.stderr
+
+
+@pytest.mark.parametrize("text, what", (("acb", "data"), ("abd", "tokenizer")))
+def test_ranks_with_other_data_are_refused(text, what, tmp_path):
+    train = ("train", "gpt", "--batch", "4", "--steps", "1", "--out", tmp_path / "run", "--data")
+    files = {name: tmp_path / name for name in ("abc", text)}
+    for name, file in files.items():
+        file.write_text(name * 2000)
+    done = launch((1, models(*train, files["abc"])), (1, models(*train, files[text])))
+    line = f"error: Trainer: {what} is different on 1 of 2 ranks, should be that of rank 0"
+    assert done.returncode and lines(done) == [line], done.stderr
+
+
+def test_ctrl_c_saves_and_leaves(tmp_path):
+    """A terminal sends it to the launcher and all that is in its group; the launcher sends it on to all ranks."""
+    train = job((2, models(*TRAIN[:4], "--steps", "3000", "--out", tmp_path / "run")))
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    with subprocess.Popen(train, cwd=ROOT, **options) as process:
+        read = iter(lambda: process.stdout.read(1), "")
+        until = "".join(itertools.takewhile(lambda c: c != "=", read))  # the first loss in the bar
+        os.killpg(process.pid, signal.SIGINT)
+        said = until + process.stdout.read()
+    assert "stopped at step " in said and "error" not in said and "Traceback" not in said, said
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
 def test_plain_training_starts_no_mpi():
