@@ -31,6 +31,7 @@ PAGE = STEPS.parent.parent.parent / "docs" / "distributed.md"
 MARKS = "<!-- measured: made by `python -m bench distributed` -->", "<!-- end of measured -->"
 SIZES = tuple((1 << k, count) for k in (18, 19, 20, 21, 22) for count in (1, 2, 4) if 1 << k >= count << 18)
 STEPS_TIMED = 12
+COLD = 1 << 24  # numbers, 64 MiB: more than a cache holds
 MPIRUN = Path(sys.executable).parent / "mpirun"
 
 
@@ -51,8 +52,10 @@ class Timed(Buckets):
 
 
 def calibrate(world) -> list:
-    """[(bytes, how many buckets, seconds)] of gradients that belong to no model."""
-    rows = []
+    """[(bytes, how many buckets, seconds)] of gradients that belong to no model.
+
+    Before each exchange a large array is written: after a backward pass gradients are not in a cache either."""
+    rows, large = [], np.zeros(COLD, np.float32)
     for size, count in SIZES:
         parameters = [nn.Parameter(np.zeros(size // 4 // count, np.float32)) for _ in range(count)]
         buckets, seconds = Timed(world, parameters), []
@@ -61,6 +64,7 @@ def calibrate(world) -> list:
             for p, bucket in buckets.home.items():
                 p.grad = np.ones_like(p.data)
                 bucket.add(p)
+            large += 1
             buckets.finish([np.float32(1)])
             seconds.append(buckets.seconds)
         rows.append((size, len(buckets.buckets), statistics.median(seconds[2:])))
