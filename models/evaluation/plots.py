@@ -6,7 +6,8 @@ from matplotlib import pyplot as plt
 from models import classifier
 from models.data import DataError
 from models.evaluation import frechet
-from models.evaluation.bootstrap import of_distance
+from models.evaluation.bootstrap import of_distance, of_mean
+from models.evaluation.neighbours import manifold_figures
 from models.pictures import grid, png
 
 SHOWN = 14  # samples beside their neighbours
@@ -51,29 +52,35 @@ def shares_and_distances(ours, real, near, real_near, train):
 
 
 def over_training(run, model, train, real) -> list:
-    """The Frechet distance of the samples that were kept along the way, where a run kept any."""
+    """The figures of the samples that were kept along the way, where a run kept any."""
     kept = {int(p.stem[4:]): p for p in run.samples.glob("set_*.npz") if p.stem[4:].isdigit()}
     if not kept:
         return []
-    reference, rows = frechet.moments(train.features), []
-    for step, path in sorted(kept.items()):
-        features = classifier.look(model, read_set(path)[: len(real.images)] / 255.0)[0]
-        rows.append((step, *distance(features, reference)))
-    held_out = distance(real.features[: len(features)], reference)[0]
-    steps, values, low, high = np.array(rows).T
-    figure, axis = plt.subplots(figsize=(6, 2.8))
-    axis.errorbar(steps, values, np.maximum([values - low, high - values], 0), color=OURS, marker="o", capsize=3)
-    axis.axhline(held_out, color=REAL, linestyle="--", label=f"as many held-out images: {held_out:.2f}")
-    axis.set_ylim(0)
-    axis.set_xlabel("step")
-    axis.set_ylabel("Frechet distance")
-    axis.legend(fontsize=8)
-    caption = f"Frechet distance along training, {len(features)} samples each, so larger than that of more samples"
+    steps = sorted(kept)
+    sets = [classifier.look(model, read_set(kept[step])[: len(real.images)] / 255.0)[0] for step in steps]
+    n, reference = len(sets[0]), frechet.moments(train.features)
+    along = [small_figures(features, train.features[:n], reference) for features in sets]
+    held_out = small_figures(real.features[:n], train.features[:n], reference)
+    figure, axes = plt.subplots(1, len(held_out), figsize=(2.6 * len(held_out), 2.8))
+    for axis, (name, line) in zip(axes, held_out.items()):
+        values, low, high = np.array([found[name] for found in along]).T
+        axis.errorbar(steps, values, np.maximum([values - low, high - values], 0), color=OURS, marker="o", capsize=3)
+        axis.axhline(line.value, color=REAL, linestyle="--", label=f"held-out images: {line.value:.2f}")
+        axis.set_ylim(0)
+        axis.set_xlabel("step")
+        axis.set_title(name, fontsize=9)
+        axis.legend(fontsize=6)
+    figure.tight_layout()
+    caption = (
+        f"Along training, {n} samples each beside as many held-out images: worse figures than those of more samples"
+    )
     return [(caption, "evaluation-training.png", png(figure))]
 
 
-def distance(features, reference):
-    return of_distance(lambda i: frechet.distance(frechet.moments(features[i]), reference), len(features))
+def small_figures(features, train, reference) -> dict:
+    """{name: Interval} of a few images, from their features alone."""
+    far = of_distance(lambda i: frechet.distance(frechet.moments(features[i]), reference), len(features))
+    return {"frechet": far, **{name: of_mean(values) for name, values in manifold_figures(train, features).items()}}
 
 
 def read_set(path):
