@@ -3,7 +3,7 @@ PYTHON := $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c 
 RUN := .venv/bin/python
 # model:options of the rows of the speed table
 STEPS := gan:--preset:paper:--batch:64 gan:--preset:paper:--batch:256 vae:--preset:paper:--batch:128 gpt:--batch:12 \
-  gpt:--preset:small:--batch:32 seq2seq:--batch:32
+  gpt:--preset:small:--batch:32 seq2seq:--batch:32 diffusion
 
 .PHONY: help demo test test-all bench parity report docs docs-check gpu-check clean
 help:
