@@ -22,7 +22,7 @@ from core.checkpoint import CheckpointError
 from core.commands import Parser
 from models import data
 from models.config import Config
-from models.families import ImageTrainer
+from models.families import ImageTrainer, unit_pixels
 from models.train import ERRORS, exit_code, in_words
 
 CARRIED = "classifier.safetensors"
@@ -65,11 +65,7 @@ class ClassifierTrainer(ImageTrainer):
 
     kind, Config, METRICS = "classifier", ClassifierConfig, ("loss",)
     model: Classifier
-
-    @staticmethod
-    def pixels(images):
-        """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [0, 1]."""
-        return images[..., None].astype(np.float32) / np.float32(255)
+    pixels = staticmethod(unit_pixels)
 
     def build(self):
         c = self.config

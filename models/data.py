@@ -208,7 +208,7 @@ class Pairs:
 
 def load_pairs(path=None) -> Pairs:
     """Pairs from a TSV; a pair of which either sentence was seen before is left out, so the split leaks nothing."""
-    path = located(path, "seq2seq")
+    path = carried(CARRIED["seq2seq"]) if path is None else Path(path)
     pairs: list = []
     seen: set = set()
     for number, line in enumerate(_decode(path).split("\n"), 1):

@@ -33,6 +33,11 @@ class ImageTrainer(Trainer):
             yield (self.pixels(self.data.x_test[i : i + self.config.batch]),)
 
 
+def unit_pixels(images):
+    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [0, 1]."""
+    return images[..., None].astype(np.float32) / np.float32(255)
+
+
 def signed_pixels(images):
     """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [-1, 1]."""
     return images[..., None].astype(np.float32) / np.float32(127.5) - 1

@@ -237,8 +237,8 @@ def note(line):
 def describe_data(kind, path) -> dict:
     """{"path", "sha256"} of a file or of a folder's IDX files; path None is the data carried for that kind of model.
 
-    A name of carried data (models/data.py) stays a name."""
-    if path is None or path in data.NAMED:
+    A name of carried data (models/data.py) stays a name; pairs have none."""
+    if path is None or (path in data.NAMED and kind != "seq2seq"):
         return {"path": path, "sha256": data.checksum(data.located(path, kind))}
     path = Path(path)
     if not (path.is_file() or path.is_dir()):  # a device, say, would be read without end

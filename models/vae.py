@@ -20,7 +20,7 @@ import numpy as np
 import core.functional as F
 from core import Tensor, check, nn, optim, random
 from models.config import Config
-from models.families import check_images
+from models.families import check_images, unit_pixels
 from models.labels import LabelTrainer
 from models.measures import label_figures
 
@@ -106,11 +106,7 @@ class VAETrainer(LabelTrainer):
 
     kind, Config, METRICS = "vae", VAEConfig, ("loss", "reconstruction", "kl")
     model: VAE
-
-    @staticmethod
-    def pixels(images):
-        """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [0, 1]."""
-        return images[..., None].astype(np.float32) / np.float32(255)
+    pixels = staticmethod(unit_pixels)
 
     def build(self):
         c = self.config
