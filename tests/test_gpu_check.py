@@ -1,5 +1,6 @@
 """What `make gpu-check` does apart from a GPU: its child process, its floors, its ratios, its comparison of graphs."""
 
+import subprocess
 import sys
 import time
 
@@ -226,3 +227,11 @@ def test_a_peer_that_fails_is_not_run_and_a_failure_of_ours_is_a_failure():
     fault = lambda who, until: asked(Broken(), {"who": who}, until, 1)["fault"]
     assert fault("ours", np.inf) == "ValueError: wrong" and fault("torch eager", np.inf) == "not run: ValueError: wrong"
     assert fault("ours", 0.0) == "not run: out of time"
+
+
+def test_a_python_without_what_is_needed_is_refused_in_one_line():
+    """As a machine's own may be: here one without any packages."""
+    command = [sys.executable, "-S", "-m", "bench.gpu.device"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"gpu-check: {sys.executable} has no numpy, safetensors")

@@ -1,1 +1,10 @@
-"""What `python -m bench.gpu_check` is made of: device, peers, floors, clock, and the timing of kernels."""
+"""What `make gpu-check` is made of. It runs by the machine's own Python: that this has what it needs is looked at first."""
+
+import sys
+from importlib.util import find_spec
+
+NEEDED = ("numpy", "safetensors", "tokenizers", "threadpoolctl", "tqdm", "matplotlib", "torch", "triton")
+
+_missing = [name for name in NEEDED if find_spec(name) is None]
+if _missing:
+    sys.exit(f"gpu-check: {sys.executable} has no {', '.join(_missing)}: nothing was run")
