@@ -1,4 +1,4 @@
-"""What `make gpu-check` is made of. It runs by the machine's own Python: that this has what it needs is looked at first."""
+"""What `make gpu-check` is made of. It runs by the machine's own Python: what that lacks is said before anything."""
 
 import sys
 from importlib.util import find_spec
