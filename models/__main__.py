@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import time
 import traceback
 
 import numpy as np
@@ -16,6 +17,7 @@ from models.runs import Run
 from models.train import ERRORS, Stopped, exit_code, in_words, resume, shown, train_new
 from models.trainer import PRECISIONS
 
+APART = 5.0  # seconds by which the first rank may come later to an error of its command line
 ALIKE = 30.0  # seconds in which the first rank comes to the error that another has, or hears of it
 
 
@@ -212,7 +214,11 @@ def main(arguments=None) -> int:
             silent = quiet.enter_context(open(os.devnull, "w"))
             quiet.enter_context(contextlib.redirect_stdout(silent))
             quiet.enter_context(contextlib.redirect_stderr(silent))
-        args = parser().parse_args(arguments)
+        try:
+            args = parser().parse_args(arguments)
+        except SystemExit:
+            _let_the_first_speak(rank)
+            raise
         try:
             if size > 1 and args.run is not _train:
                 raise ValueError(f"{args.command} runs in one process, {size} were started")
@@ -243,7 +249,14 @@ def _fail(words, rank, errors, code=1) -> int:
         print(f"error: {line}", file=errors, flush=True)
     if distributed.met():
         distributed.world().end(code)
+    _let_the_first_speak(rank)
     return code
+
+
+def _let_the_first_speak(rank):
+    """The launcher ends all ranks when one has ended badly: others leave after the first, which has the same error."""
+    if rank:
+        time.sleep(APART)
 
 
 if __name__ == "__main__":

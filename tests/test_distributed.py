@@ -254,11 +254,13 @@ def test_what_the_first_rank_does_alone_may_take_longer_than_the_limit(tmp_path)
 
 
 def test_ranks_refuse_in_one_line(tmp_path):
+    """The first speaks, though it comes last: the launcher ends it as soon as another rank has ended."""
+    late = patched("import time; import models.__main__ as m; f = m._fail", "m._fail", "time.sleep(2), f(*a)")
     for arguments, words in (
         ((*TRAIN, "--out", tmp_path / "run"), "error: Trainer: batch is 4, should be a multiple of 3 (ranks: 3, parts"),
         (("sample", tmp_path), "error: sample runs in one process, 3 were started"),
     ):
-        done = launch((3, models(*arguments)))
+        done = launch((1, [*late, *arguments]), (2, models(*arguments)))
         (line,) = lines(done)
         assert done.returncode and line.startswith(words) and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
