@@ -6,12 +6,14 @@ a neighbouring float32. What they disagree by is what nobody may hold against us
 """
 
 import contextlib
+import itertools
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.twins import TWINS
+from models.text import PAD
 
 IMAGE_MODELS = ("gan", "vae", "diffusion")
 
@@ -50,8 +52,36 @@ class TorchRun:
             torch.set_num_threads(before)
 
 
-def torch_runs(trainer) -> list[TorchRun]:
-    """The five runs, from the trainer's weights as they are."""
+class CutRun(TorchRun):
+    """A run that takes its batch in parts, one after the other, weighed as their mean is the whole batch's."""
+
+    def __init__(self, trainer, parts):
+        super().__init__(trainer, f"in {parts} parts")
+        (name,) = self.twin.PARTS
+        self.parts, self.whole = parts, getattr(self.twin, name)
+        self.padded = trainer.kind == "seq2seq"
+        setattr(self.twin, name, self.in_parts)
+
+    def step(self, batch, draws):
+        self.draws = draws
+        return super().step(batch, draws)
+
+    def in_parts(self, *inputs):
+        """What the twin makes of a batch, part by part: a loss, or several."""
+        batch = [x for x in inputs if x is not None]
+        counted = batch[-1] != PAD if self.padded else torch.ones(len(batch[0]))
+        edges = [i * len(batch[0]) // self.parts for i in range(self.parts + 1)]
+        found = []
+        for a, b in itertools.pairwise(edges):
+            self.twin.feed([draw[a:b] for draw in self.draws])
+            loss, share = self.whole(*(x[a:b] for x in batch)), counted[a:b].sum() / counted.sum()
+            found.append([share * x for x in loss] if isinstance(loss, tuple) else [share * loss])
+        sums = tuple(sum(column) for column in zip(*found))
+        return sums if len(sums) > 1 else sums[0]
+
+
+def torch_runs(trainer, parts=1) -> list[TorchRun]:
+    """The five runs, from the trainer's weights as they are; where ours cuts its batch into parts, one more that does."""
     other = "channels last" if trainer.kind in IMAGE_MODELS else "math attention"
     return [
         TorchRun(trainer, "1 thread"),
@@ -59,4 +89,5 @@ def torch_runs(trainer) -> list[TorchRun]:
         TorchRun(trainer, other, other_algorithm=True),
         TorchRun(trainer, "batch permuted", permute=True),
         TorchRun(trainer, "weights moved by an ulp", moved=True),
+        *([CutRun(trainer, parts)] if parts > 1 else []),
     ]

@@ -42,11 +42,11 @@ SETTINGS = {
 
 
 class Together:
-    """Ours, torch in float64 (the oracle) and the five float32 runs of torch, one step after the other."""
+    """Ours, torch in float64 (the oracle) and the float32 runs of torch, one step after the other."""
 
-    def __init__(self, trainer):
+    def __init__(self, trainer, parts=1):
         self.trainer, self.oracle = trainer, TWINS[trainer.kind](trainer, torch.float64)
-        self.runs = torch_runs(trainer)
+        self.runs = torch_runs(trainer, parts)
         self.batches = trainer.batches("train")
 
     def step(self) -> tuple:
@@ -146,11 +146,11 @@ def judged_steps(label) -> list[Comparison]:
     return [Comparison(f"model/{label}", what, "model", verdict) for what, verdict in rows]
 
 
-def off_kinks(kind, changes):
+def off_kinks(kind, changes, parts=1):
     """(both sides, their outputs, the losses of their first step) of one seed after the other, but for those whose
     oracle has an activation's argument within KINK of zero: on which side of it float32 comes to lie is chance."""
     for seed in range(4 * SEEDS):
-        both = Together(small.trainer(kind, seed=seed, **changes))
+        both = Together(small.trainer(kind, seed=seed, **changes), parts)
         outputs = both.outputs()
         with kinks() as nearest:
             losses = both.step()
