@@ -12,7 +12,6 @@ import itertools
 import numpy as np
 
 from core.arrays import array_module
-from core.distributed import begun
 from core.graph import accumulate
 
 COUNT = 4  # buckets of a large model
@@ -20,16 +19,21 @@ LEAST = 1 << 18  # bytes of a bucket: below, a message costs more for being one 
 
 
 class Bucket:
-    """Some parameters, and the memory of their gradients."""
+    """Some parameters, the memory of their gradients, and its sum over the ranks."""
 
-    def __init__(self, parameters):
+    def __init__(self, world, parameters):
         xp, size = array_module(parameters[0].data), sum(p.size for p in parameters)
         self.flat, self.views, start = xp.zeros(size, parameters[0].dtype), {}, 0
         for p in parameters:
             self.views[p] = self.flat[start : start + p.size].reshape(p.shape)
             start += p.size
         self.left: set = set()  # whose gradients have not come in this step
-        self.sum = None
+        self.sum, self.begun = world.sum_of(self.flat), False
+
+    def begin(self):
+        """Every gradient is here."""
+        self.sum.begin()
+        self.begun = True
 
     def add(self, p):
         """`p.grad` is complete: it moves here."""
@@ -44,13 +48,13 @@ class Buckets:
 
     def __init__(self, world, parameters):
         self.world = world
-        self.buckets = [Bucket(group) for group in _groups(list(parameters)[::-1])]
+        self.buckets = [Bucket(world, group) for group in _groups(list(parameters)[::-1])]
         self.home = {p: bucket for bucket in self.buckets for p in bucket.views}
 
     def begin(self):
         """Before a backward pass that sums the last part's gradients."""
         for bucket in self.buckets:
-            bucket.left, bucket.sum = set(bucket.views), None
+            bucket.left, bucket.begun = set(bucket.views), False
 
     def ready(self, leaf, gradient, owned):
         """The gradient of a leaf, complete but for what it has been given before: its bucket may be full now."""
@@ -63,12 +67,12 @@ class Buckets:
     def _go_on(self):
         """Begin the sums of full buckets, in the buckets' order on every rank, and advance those that have begun."""
         for bucket in self.buckets:
-            if bucket.sum is not None:
+            if bucket.begun:
                 bucket.sum.advance()
             elif bucket.left:
                 break
             else:
-                bucket.sum = begun(bucket.flat, self.world)
+                bucket.begin()
 
     def finish(self, values) -> list:
         """Wait until every gradient is the sum over the ranks; `values`, 0-dimensional arrays, are summed as well."""
@@ -81,9 +85,11 @@ class Buckets:
         numbers = array_module(*values).empty(len(values), np.float64)  # a stack of CuPy's asks the host
         for i, value in enumerate(values):
             numbers[i] = value
-        sums = [bucket.sum or begun(bucket.flat, self.world) for bucket in self.buckets]
-        sums.append(begun(numbers, self.world))
-        for one in sums:
+        for bucket in self.buckets:
+            if not bucket.begun:
+                bucket.begin()
+        last = self.world.sum_of(numbers).begin()
+        for one in (*(bucket.sum for bucket in self.buckets), last):
             one.finish()
         return list(numbers)
 

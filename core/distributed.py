@@ -3,7 +3,7 @@
     world()          this process's World: Alone, or Ranks where an MPI launcher started it (mpirun -n 4 ...)
     world.share(n)   (first, last): the examples of a batch of n that are this rank's
     world.sum_(a)    a becomes its sum over the ranks, in the same bits on all of them and every time
-    Sum(world, a)    the same in two halves, `begin` and `finish`, so that other work fits between them
+    world.sum_of(a)  the same in two halves, `begin` and `finish`, so that other work fits between them
 
 A sum goes in two stages. Every rank sends each other rank that one's slice, and adds up its own slice, first rank
 first, whatever came first; then it sends the result to all. That is 2 (N - 1) / N times the bytes of the array out of
@@ -18,18 +18,20 @@ imported only where a launcher has started several processes.
 """
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import math
 import os
 import subprocess
+import termios
 import time
 import zlib
+from array import array as numbers
 
 import numpy as np
 
 from core import check
-from core.arrays import is_cupy
 
 LAUNCHERS = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))  # MPICH and kin, Open MPI
 SMALL = 1024  # elements
@@ -70,6 +72,10 @@ class Alone:
 
     def sum_(self, array):
         """Make `array`, which is contiguous, its sum over the ranks."""
+
+    def sum_of(self, array):
+        """What sums `array` in place, as often as it is begun: .begin(), .advance() on the way, .finish()."""
+        raise TypeError("a world of one rank has nothing to sum")
 
     def broadcast_(self, arrays):
         """Make `arrays` what they are on rank 0."""
@@ -112,8 +118,11 @@ class Ranks(Alone):
         self.sums = (self.sums + 1) % (FAULT // 2)  # a sum has two stages
         return 2 * self.sums
 
+    def sum_of(self, array):
+        return Sum(self, array)
+
     def sum_(self, array):
-        Sum(self, array).begin().finish()
+        self.sum_of(array).begin().finish()
 
     def broadcast_(self, arrays):
         for array in arrays:
@@ -177,6 +186,13 @@ class Ranks(Alone):
             self.timeout = limit
 
     def end(self, code: int):
+        """The launcher, once told, drops what was said and what it has not read yet: it gets 2 seconds to read."""
+        unread = numbers("i", [1])
+        for _ in range(200):
+            fcntl.ioctl(2, termios.FIONREAD, unread)
+            if not unread[0]:
+                break
+            time.sleep(0.01)
         self.comm.Abort(code)
 
 
@@ -227,9 +243,11 @@ class Sum:
     def _add(self):
         """This rank's slice, in the order of the ranks."""
         parts = [self.came.get(r, self.mine) for r in range(self.world.size)]
-        total = parts[0] + parts[1]
-        for part in parts[2:]:
-            total += part
+        total = self.came[self.world.others[0]]  # one of the first two, and nobody needs it any more
+        with np.errstate(over="ignore", invalid="ignore"):  # scaled gradients may overflow; a loss scale is told so
+            np.add(parts[0], parts[1], out=total)
+            for part in parts[2:]:
+                total += part
         self.mine[...] = total
 
     def _give_out(self):
@@ -272,13 +290,6 @@ def world(device: str = "cpu", timeout: float = TIMEOUT):
     from core.nccl import Devices
 
     return Devices(_communicator(), timeout)
-
-
-def begun(array, world):
-    """A sum of `array` over the ranks that has begun."""
-    if is_cupy(array):
-        return world.begin(array)
-    return Sum(world, array).begin()
 
 
 @contextlib.contextmanager

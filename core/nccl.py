@@ -34,23 +34,13 @@ class Devices(Ranks):
         self.ours = nccl.NcclCommunicator(self.size, tuple(key.tolist()), self.rank)
         self.stream = cupy.cuda.Stream(non_blocking=True)
 
-    def begin(self, array):
-        """Sum a device array, after what the current stream has been given so far and beside what comes then."""
-        Event = self.cupy.cuda.Event
-        self.stream.wait_event(self.cupy.cuda.get_current_stream().record(Event(disable_timing=True)))
-        pointer, kind = array.data.ptr, self._kind(array)
-        self.ours.allReduce(pointer, pointer, array.size, kind, self.nccl.NCCL_SUM, self.stream.ptr)
-        return Begun(self, self.stream.record(Event(disable_timing=True)))
+    def sum_of(self, array):
+        return DeviceSum(self, array) if is_cupy(array) else super().sum_of(array)
 
-    def _kind(self, array):
+    def kind(self, array):
+        """NCCL's number of its dtype."""
         names = {"float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64", "int64": "NCCL_INT64", "uint64": "NCCL_UINT64"}
         return getattr(self.nccl, names[str(array.dtype)])
-
-    def sum_(self, array):
-        if is_cupy(array):
-            self.begin(array).finish()
-        else:
-            super().sum_(array)
 
     def broadcast_(self, arrays):
         """Device arrays travel by way of the host: it happens once, before the first step."""
@@ -61,11 +51,19 @@ class Devices(Ranks):
                 array[...] = self.cupy.asarray(host)
 
 
-class Begun:
-    """A sum that the stream of sums has been given."""
+class DeviceSum:
+    """The sum of a device array, in the stream of sums."""
 
-    def __init__(self, world, done):
-        self.world, self.done = world, done
+    def __init__(self, world, array):
+        self.world, self.array, self.done = world, array, None
+
+    def begin(self):
+        """After what the current stream has been given so far, and beside what comes then."""
+        w, pointer, Event = self.world, self.array.data.ptr, self.world.cupy.cuda.Event
+        w.stream.wait_event(w.cupy.cuda.get_current_stream().record(Event(disable_timing=True)))
+        w.ours.allReduce(pointer, pointer, self.array.size, w.kind(self.array), w.nccl.NCCL_SUM, w.stream.ptr)
+        self.done = w.stream.record(Event(disable_timing=True))
+        return self
 
     def advance(self):
         """It goes on by itself."""

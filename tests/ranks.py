@@ -10,11 +10,13 @@ import os
 import subprocess
 import sys
 import traceback
+import warnings
 import zlib
 from unittest import mock
 
 import numpy as np
 
+from bench import distributed as cost
 from core import distributed
 from core.buckets import Buckets
 from tests import small
@@ -65,6 +67,10 @@ def exchange(world):
     count = np.asarray(world.rank + 2**40)
     world.sum_(count)
     assert int(count) == world.size * 2**40 + sum(range(world.size))
+    large = np.array([3e38, -np.inf if world.rank else np.inf], np.float32)
+    with warnings.catch_warnings(action="error"):  # scaled gradients overflow at times
+        world.sum_(large)
+    assert np.isposinf(large[0]) and np.isnan(large[1])
     assert world.any(world.rank == world.size - 1) and not world.any(False)
 
 
@@ -83,7 +89,7 @@ def overlapped(world):
     found, early, finish = [], [], Buckets.finish
 
     def watched(buckets, values):
-        early.append([bucket.sum is not None for bucket in buckets.buckets[:-1]])
+        early.append([bucket.begun for bucket in buckets.buckets[:-1]])
         return finish(buckets, values)
 
     with mock.patch.object(Buckets, "finish", watched):
@@ -93,10 +99,43 @@ def overlapped(world):
     assert len(early[1]) > 1 and not any(early[0]) and any(early[1])
 
 
+def overflowed(world):
+    """Float16 gradients that overflow, on one rank or on all, are left out on all, and nobody says a word about it."""
+    t = small.trainer("gpt", precision="fp16", world=world)
+    batches, before = t.batches("train"), small.snapshot(t)
+    kept = {name for name in before if name.startswith(("model.", "optim."))}
+    for from_, scale in ((world.size - 1, 2.0**15), (0, 2.0**14)):
+        t.scales["loss"].scale[...] = 1e38 if world.rank >= from_ else 2 * scale
+        with warnings.catch_warnings(action="error"):
+            assert t.step(next(batches))["grad_norm"] == 0
+        assert not kept & set(small.different(before, small.snapshot(t)))
+        t.scales["loss"].scale[...] = scale
+    assert t.step(next(batches))["grad_norm"] > 0
+    assert "model.wte.weight" in small.different(before, small.snapshot(t))
+    assert same_everywhere(world, t.model.state_dict().values())
+
+
+def tried(world):
+    """The sums on which bench/distributed.py tries its model out leave every gradient what it would have been."""
+    found, world.overlap = [], False
+    for trial in (None, *cost.TRIALS):
+        t = small.trainer("vae", world=world)
+        batches = t.batches("train")
+        t.step(next(batches))
+        t.buckets = cost.Timed.instead_of(t.buckets)
+        for buckets in t.buckets.values():
+            buckets.trial = trial
+        t.step(next(batches))
+        found.append([p.grad.tobytes() for p in t.model.parameters()])
+    assert all(one == found[0] for one in found)
+
+
 def main(folder, jobs):
     world = distributed.world()
     exchange(world)
     start(world)
+    overflowed(world)
+    tried(world)
     overlapped(world)
     for name, kind, seed, options in json.loads(jobs):
         found = step(world, kind, seed, **options)

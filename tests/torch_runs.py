@@ -81,7 +81,7 @@ class CutRun(TorchRun):
 
 
 def torch_runs(trainer, parts=1) -> list[TorchRun]:
-    """The five runs, from the trainer's weights as they are; where ours cuts its batch into parts, one more that does."""
+    """The five runs, from the trainer's weights as they are; where ours cuts its batch, one more that does."""
     other = "channels last" if trainer.kind in IMAGE_MODELS else "math attention"
     return [
         TorchRun(trainer, "1 thread"),
