@@ -219,13 +219,16 @@ def run(args):
 def table(rows) -> list:
     """The rows in Markdown."""
     lines = [
-        "| model | ranks | step, ms | overlapped | of it sums, ms | by the model | share | by the model |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | ranks | step, ms | overlapped | sums, ms | by the model | share | by the model | model / measured |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for r in rows:
-        overlapped, model = (f"{r[name]:.1f}" if name in r else "" for name in ("overlapped_ms", "model_ms"))
-        share = f"{r['sums_ms']:.2f} | {model} | {r['share']:.1%} | {r['model_share']:.1%} |"
-        lines.append(f"| {r['model']} | {r['ranks']} | {r['step_ms']:.1f} | {overlapped} | {share}")
+        if r["ranks"] == 1:
+            lines.append(f"| {r['model']} | 1 | {r['step_ms']:.1f} | | 0 | 0 | 0 | 0 | |")
+            continue
+        step = f"{r['step_ms']:.1f} | {r['overlapped_ms']:.1f} | {r['sums_ms']:.2f} | {r['model_ms']:.2f}"
+        share = f"{r['share']:.2%} | {r['model_share']:.2%} | {r['model_share'] / r['share']:.2f}"
+        lines.append(f"| {r['model']} | {r['ranks']} | {step} | {share} |")
     return lines
 
 
