@@ -79,7 +79,8 @@ def compare(args) -> dict:
 
 
 def run(args):
-    MODELS[args.model].Config.preset(args.preset)  # which refuses a name it does not know
+    preset = MODELS[args.model].Config.preset(args.preset)  # which refuses a name it does not know
+    args.batch = args.batch or preset.batch
     row = compare(args)
     print(f"torch: {row['torch']}{', torch.compile' if args.compile else ''}; seconds of a step are medians")
     print(f"ours  {row['ours_ms']:8.1f} ms   peak {row['ours_mib']:6.0f} MiB")
