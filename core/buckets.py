@@ -31,7 +31,7 @@ class Bucket:
         self.sum, self.begun = world.sum_of(self.flat), False
 
     def begin(self):
-        """Every gradient is here."""
+        """Sum them: every gradient is here."""
         self.sum.begin()
         self.begun = True
 

@@ -188,11 +188,12 @@ class Ranks(Alone):
     def end(self, code: int):
         """The launcher, once told, drops what was said and what it has not read yet: it gets 2 seconds to read."""
         unread = numbers("i", [1])
-        for _ in range(200):
-            fcntl.ioctl(2, termios.FIONREAD, unread)
-            if not unread[0]:
-                break
-            time.sleep(0.01)
+        with contextlib.suppress(OSError):  # what is said goes nowhere
+            for _ in range(200):
+                fcntl.ioctl(2, termios.FIONREAD, unread)
+                if not unread[0]:
+                    break
+                time.sleep(0.01)
         self.comm.Abort(code)
 
 
@@ -273,6 +274,12 @@ def _communicator():
     from mpi4py import MPI
 
     return MPI.COMM_WORLD
+
+
+def a_world(op: str, value):
+    """Refuse, in the name of `op`, what is no world."""
+    if not isinstance(value, Alone):
+        check.fail(op, "world", check.shown(value), "a world of core.distributed")
 
 
 def met() -> bool:

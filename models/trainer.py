@@ -20,7 +20,7 @@ from core.buckets import Buckets, mean_
 from core.capture import Captured
 from core.check import shown
 from core.checkpoint import CheckpointError
-from core.distributed import ALONE
+from core.distributed import ALONE, a_world
 from core.upload import Uploads
 from models.config import Config, impossible
 from models.data import Order
@@ -75,6 +75,7 @@ class Trainer:
             raise ValueError(f"precision is {precision!r}, should be one of {', '.join(PRECISIONS)}")
         check.count("Trainer", "accumulate", accumulate)
         check.flag("Trainer", "sync_batch_norm", sync_batch_norm)
+        a_world("Trainer", world)
         threads.one_blas_thread()
         memory.keep_freed()
         self.config = self.Config.preset("demo") if config is None else config

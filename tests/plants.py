@@ -16,6 +16,7 @@ import tempfile
 from tqdm import tqdm
 
 from tests.garden import Garden, Plant
+from tests.plants_cpu import CPU
 from tests.plants_diffusion import DIFFUSION
 from tests.plants_gpu import KERNELS
 
@@ -62,12 +63,6 @@ PLANTS = {
     ),
     "group-norm-activation-forgotten-in-backward": op(
         "norm.py", "xhat, w, activate_backward(act, activated, dy), needs", "xhat, w, dy, needs", "group_norm"
-    ),
-    "cpu-group-norm-repeats-of-a-chunk-dropped": Plant(
-        "kernels/cpu/group_norm.py",
-        "    fold(sums, C)\n    for g",
-        "    for g",
-        "tests/test_cpu_kernels.py -k group_norm/",
     ),
     "upsampling-gradient-of-one-copy": op(
         "shape.py", "total(blocks, (2, 4))", "blocks[:, :, 0, :, 0].copy()", "upsample_nearest"
@@ -250,6 +245,7 @@ PLANTS = {
         "array.transpose(2, 3, 0, 1) if",
         "tests/test_nn_optim.py tests/test_twins.py",
     ),
+    **CPU,
     **DIFFUSION,
     **KERNELS,
 }

@@ -166,20 +166,26 @@ def test_sums_on_gpus_are_launched_beside_the_step_and_captured_with_it(kind, mo
         assert gpu.calls[before:] == ["wait"], "what computes waits for the sum"
 
 
-def test_the_end_comes_when_what_was_said_has_been_read():
-    """A launcher that is told to end a job drops what it has not read yet."""
+@pytest.mark.parametrize("said", (b"error: so\n", None))
+def test_the_end_comes_when_what_was_said_has_been_read(said):
+    """A launcher that is told to end a job drops what it has not read yet. None: nobody listens."""
     (reader, writer), stderr, heard = os.pipe(), os.dup(2), []
-    os.write(writer, b"error: so\n")
     late = threading.Timer(0.2, lambda: heard.append(os.read(reader, 100)))
     comm = SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 2, Abort=lambda code: heard.append(code))
-    os.dup2(writer, 2)
-    try:
-        late.start()
-        distributed.Ranks(comm).end(3)
-    finally:
-        os.dup2(stderr, 2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(writer if said else nowhere.fileno(), 2)
+        try:
+            os.write(2, said or b"lost")
+            if said:
+                late.start()
+            distributed.Ranks(comm).end(3)
+        finally:
+            os.dup2(stderr, 2)
+    if said:
         late.join()
-    assert heard == [b"error: so\n", 3]
+    for fd in (reader, writer, stderr):
+        os.close(fd)
+    assert heard == ([said, 3] if said else [3])
 
 
 # --- what it costs ----------------------------------------

@@ -5,7 +5,7 @@ import math
 from core import check
 from core.arrays import is_repeated
 from core.dispatch import run_
-from core.distributed import ALONE
+from core.distributed import ALONE, a_world
 from core.functional.arguments import activation, dropout_of, optional, tensor
 from core.tensor import apply
 
@@ -78,6 +78,7 @@ def batch_norm(
     if (mean is None) != (var is None):
         check.fail(op, "running_mean or running_var", "None alone", "given with the other")
     shared = {"eps": eps, **activation(op, act, negative_slope)}
+    a_world(op, world)
     if not training:
         return apply("batch_norm_eval", x, mean, var, weight, bias, **shared)
     count = math.prod(x.shape[:-1]) * world.size
