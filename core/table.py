@@ -112,10 +112,6 @@ def _convolved(x, w, attrs):
     return len(x), *size, w.shape[3]
 
 
-def _whole(inputs, attrs):
-    return "it draws for whole batches only" if "offset" in attrs else None
-
-
 def _undone(inputs, attrs):
     """The CPU's convolutions tell an activation's derivative from its result."""
     return "gelu is not known from its result alone" if attrs.get("act") == "gelu" else _kept(inputs, attrs)
@@ -215,9 +211,9 @@ TABLE: dict[str, Row] = dict([
     _row("reparameterize", losses.reparameterize, "reparameterize", "reparameterize", half=FULL),
     _row("elbo", losses.elbo, "variational", "variational", half=FULL),
     # Drawings: random numbers of a shape from the generator's key, f(shape, seed, draw, step, dtype). These are all.
-    _row("normal", random.normal, ("random", _any), ("random", _whole)),
-    _row("uniform", random.uniform, ("random", _any), ("random", _whole)),
-    _row("keep_mask", random.keep_mask, ("random", _any), Why("a kernel that drops draws its mask itself")),
+    _row("normal", random.normal, ("random", _any), ("random", _any)),
+    _row("uniform", random.uniform, ("random", _any), ("random", _any)),
+    _row("keep_mask", random.keep_mask, ("random", _any), ("random", _any)),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
     _row("running_stats_", norm.running_stats_, TINY, ("norm", _any)),
     _row("adam_", optim.adam_, ("optim", _any), ("optim", _any)),

@@ -146,6 +146,8 @@ def drawn(dtype):
     F.reparameterize(x, x).backward(x.data)
     random.normal(x.shape, dtype)
     random.uniform(x.shape, dtype)
+    with random.Generator().part(1, 4097):
+        random.dropout_draw(x.shape, 0.1)
 
 
 def others(dtype) -> dict:

@@ -129,6 +129,7 @@ def main():
     cache_and_step()
     drawn_masks()
     noise()
+    draws_of_a_part()
     noise_drawn_again()
     long_sums()
     counted()
@@ -183,6 +184,30 @@ def noise():
     bits = gpu_random.uniform((5, 41), 11, 2, step, np.float32), reference.uniform((5, 41), 11, 2, step, np.float32)
     assert np.array_equal(*bits)
     print("noise")
+
+
+def draws_of_a_part():
+    """Wherever it begins and however long it is, and whatever was in memory before and behind it."""
+    n, step = 1100, np.array(3)  # several programs
+    whole = reference.keep_mask((n,), 0.3, 11, 2, step)
+    for offset in (0, 1, 7, 8, 501, 2**35 + 5):
+        for name, more in (("uniform", (np.float32,)), ("normal", (np.float32,)), ("keep_mask", ())):
+            arguments = (0.3,) * (name == "keep_mask")
+            ours, theirs = (
+                getattr(backend, name)((n - 90,), *arguments, 11, 2, step, *more, offset=offset)
+                for backend in (gpu_random, reference)
+            )
+            assert ours.dtype == theirs.dtype, name
+            if name == "normal":
+                assert np.abs(ours - theirs).max() < 1e-5, offset
+            else:
+                assert np.array_equal(ours, theirs), (name, offset)
+        if offset < 90:
+            assert np.array_equal(gpu_random.keep_mask((n - 90,), 0.3, 11, 2, step, offset), whole[offset:][: n - 90])
+    beside = np.full(n, -1, np.float32)
+    gpu_random._drawn(gpu_random.normal_lane, 4, beside[20:-20], 11, 2, step, 7)
+    assert (beside[:20] == -1).all() and (beside[-20:] == -1).all() and (beside[20:-20] != -1).all()
+    print("draws of a part")
 
 
 def noise_drawn_again():

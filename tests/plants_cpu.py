@@ -102,12 +102,9 @@ CPU = {
         "activations.py", "db[k] += dz[i, k]", "db[k] += dy[i, k]", "linear"
     ),
     "cpu-divergence-series": kernel("variational.py", "v * s * f32(1 / 4)", "v * s * f32(1 / 5)", "gaussian_kl"),
-    "cpu-gelu-tanh-slope": kernel("pointwise.py", "f32(3 * TANH_GELU[1])", "f32(2 * TANH_GELU[1])", "gelu"),
+    "cpu-gelu-tanh-slope": kernel("pointwise.py", "f32(3 * TANH_GELU[1])", "f32(2 * TANH_GELU[1])", "gelu_tanh"),
     "cpu-noise-scaled-by-twice-its-slope": kernel(
         "reparameterize.py", "f32(0.5) * dz[i] * exp", "dz[i] * exp", "reparameterize"
-    ),
-    "cpu-product-packs-no-zeros-below": kernel(
-        "tiles.py", "y[rows * width : up(rows, ROWS) * width] = 0", "y[rows * width : rows * width] = 0", "attention"
     ),
     "cpu-exponential-constant": kernel("lanes.py", "1.6666665459e-1", "1.6666e-1", "softmax"),
     "cpu-masks-of-swapped-words": Plant(

@@ -4,6 +4,7 @@ that the timing of threads changes no bit.
 The reference is judged in test_torch.py and test_purity.py, with kernels switched off.
 """
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -11,11 +12,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch.nn.functional as TF
 
-from core import dispatch
+import core.functional as F
+from core import dispatch, threads
 from core.dispatch import recording, use
 from core.table import TABLE, Kernel
 from kernels.cpu import common, winograd
+from tests.cases.inputs import Case, normal
 from tests.comparing import compare, random_dys, run_ours
 from tests.purity import check_purity, saved_in_vain
 from tests.specs import BENCH, BY_NAME, CASES, DIFFERENTIABLE, NOTHING_RUNS, case_id, run
@@ -23,6 +27,11 @@ from tests.test_house import ROOT
 
 MINE = {name for name, row in TABLE.items() if isinstance(row.kernels.get("cpu"), Kernel)}
 KERNEL_CASES = [c for c in CASES if c.op in MINE and c.name not in NOTHING_RUNS]
+
+LOOPS = [f"kernels.cpu.{path.stem}" for path in (ROOT / "kernels" / "cpu").glob("[!_]*.py")]
+WHOLE_TILES = [  # of a product, and a depth that is none
+    Case("linear/whole-tiles", lambda *a: F.linear(*a), TF.linear, (normal(16, 13), normal(32, 13), normal(32)))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +54,16 @@ def judged_on_kernels(case):
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=case_id)
 def test_float32(case):
+    judged_on_kernels(case)
+
+
+@pytest.mark.parametrize("case", [*KERNEL_CASES, *WHOLE_TILES], ids=case_id)
+def test_float32_in_pieces(case, monkeypatch):
+    """However little there is to share out: what small cases leave to one thread, sums of its pieces above all."""
+    monkeypatch.setattr(threads, "COUNT", 3)
+    for module in map(importlib.import_module, LOOPS):
+        if hasattr(module, "share"):
+            monkeypatch.setattr(module, "share", lambda loop, n, grain=1: threads.share(loop, n))
     judged_on_kernels(case)
 
 

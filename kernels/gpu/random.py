@@ -8,7 +8,7 @@
 Shapes      any, n elements in C order; a mask has the shape of x; step is the generator's 0-dimensional int64 array
 Plan        program i works on BLOCK elements as a tile (blocks, 8 lanes; 4 for uniforms and normals). Words are drawn
             once a block, on (blocks, 1), and a lane picks its part. Dropout's backward is the same kernel on dy: it
-            draws again
+            draws again. A part of a batch begins within a block; its masks are drawn ahead, with the same kernel
 Cost        dropout reads and writes n elements each way, no mask is stored; a round is two products of 64 bits and two
             xors: by this count, ten rounds for eight elements hide behind memory, and ten for each would not
 Precision   masks and uniforms have the bits of core/reference/random.py. Normals are float32: u and v are exact, an
@@ -23,6 +23,7 @@ Status      untested on a device: all of it
 # next: kernels/gpu/optim.py
 """
 
+import numpy as np
 import triton
 import triton.language as tl
 
@@ -31,7 +32,8 @@ from core.op import Op
 from kernels.gpu.common import cdiv, contiguous
 from kernels.launch import blocks, launch
 
-KEY = ("seed_low", "seed_high", "draw", "threshold")  # for do_not_specialize: no kernel is compiled for their values
+# for do_not_specialize: no kernel is compiled for their values
+KEY = "seed_low", "seed_high", "draw", "threshold", "first_low", "first_high"
 
 
 @triton.jit
@@ -114,35 +116,57 @@ def _uniform_lane(block, lane, seed_low, seed_high, draw, step):
 
 
 @triton.jit(do_not_specialize=KEY)
-def _draw_kernel(y_ptr, step_ptr, n, seed_low, seed_high, draw, LANE: tl.constexpr, BLOCK: tl.constexpr):
-    """y = the numbers that LANE draws, four from each block."""
-    block = tl.program_id(0).to(tl.int64) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)[:, None]  # (BLOCK / 4, 1)
-    lane = tl.arange(0, 4)[None, :]  # (1, 4)
-    o = block * 4 + lane  # (BLOCK / 4, 4)
-    y = LANE(block, lane, seed_low, seed_high, draw, tl.load(step_ptr))
-    tl.store(y_ptr + o, y, mask=o < n)
+def _draw_kernel(
+    y_ptr, step_ptr, n, first_low, first_high, threshold, seed_low, seed_high, draw,
+    LANE: tl.constexpr, GROUP: tl.constexpr, SKIP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """y = what LANE draws, GROUP elements from each block; the first is number SKIP of block `first`. A threshold is
+    keep_lane's. SKIP is a constant because it is nearly always 0, and stores are aligned then."""
+    i = tl.program_id(0).to(tl.int64) * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)[:, None]  # (BLOCK / GROUP, 1)
+    lane = tl.arange(0, GROUP)[None, :]  # (1, GROUP)
+    block = i + (first_high.to(tl.int64) << 32) + first_low.to(tl.uint32).to(tl.int64)
+    o = i * GROUP + lane - SKIP  # (BLOCK / GROUP, GROUP)
+    if GROUP == 8:
+        y = LANE(block, lane, seed_low, seed_high, draw, tl.load(step_ptr), threshold)
+    else:
+        y = LANE(block, lane, seed_low, seed_high, draw, tl.load(step_ptr))
+    tl.store(y_ptr + o, y, mask=(o >= 0) & (o < n))
 
 
 def key(seed: int, draw: int) -> tuple:
-    """(seed low, seed high, draw) as kernels take them: signed, so that their type is always int32."""
-    return tuple((v + 2**31) % 2**32 - 2**31 for v in (seed, seed >> 32, draw))
+    """(seed low, seed high, draw) as kernels take them."""
+    return _signed(seed, seed >> 32, draw)
 
 
-def _drawn(lane, shape, seed, draw, step, dtype):
-    y = array_module(step).empty(shape, dtype)
-    config = blocks("random", "normal", y.dtype)
-    launch(_draw_kernel, (cdiv(y.size, config["BLOCK"]),), y, step, y.size, *key(seed, draw), LANE=lane, **config)
+def _signed(*words):
+    """The low 32 bits of each, signed, so that a kernel's argument is always int32."""
+    return tuple((v + 2**31) % 2**32 - 2**31 for v in words)
+
+
+def _drawn(lane, group, y, seed, draw, step, offset, threshold=0):
+    """y, filled with what `lane` draws for the elements from number `offset` on."""
+    (first, skip), config = divmod(offset, group), blocks("random", "normal", y.dtype)
+    grid, numbers = (cdiv(skip + y.size, config["BLOCK"]),), (*_signed(first, first >> 32), threshold, *key(seed, draw))
+    launch(_draw_kernel, grid, y, step, y.size, *numbers, LANE=lane, GROUP=group, SKIP=skip, **config)
     return y
 
 
-def normal(shape, seed: int, draw: int, step, dtype):
-    """Standard normals as an array of float32 or float16, on the device of `step`."""
-    return _drawn(normal_lane, shape, seed, draw, step, dtype)
+def normal(shape, seed: int, draw: int, step, dtype, offset: int = 0):
+    """Standard normals as an array of float32 or float16, on the device of `step`.
+
+    Here and below `offset` is the number of the first element, where `shape` is a part of something larger."""
+    return _drawn(normal_lane, 4, array_module(step).empty(shape, dtype), seed, draw, step, offset)
 
 
-def uniform(shape, seed: int, draw: int, step, dtype):
+def uniform(shape, seed: int, draw: int, step, dtype, offset: int = 0):
     """Uniform numbers in [0, 1) as an array of float32 or float16, on the device of `step`."""
-    return _drawn(_uniform_lane, shape, seed, draw, step, dtype)
+    return _drawn(_uniform_lane, 4, array_module(step).empty(shape, dtype), seed, draw, step, offset)
+
+
+def keep_mask(shape, p: float, seed: int, draw: int, step, offset: int = 0):
+    """Boolean array: True, with probability 1 - p (in steps of 1/65536), where dropout keeps an element."""
+    kept = array_module(step).empty(shape, np.uint8)
+    return _drawn(keep_lane, 8, kept, seed, draw, step, offset, round(65536 * p)).view(bool)
 
 
 # --- dropout ----------------------------------------
