@@ -174,4 +174,10 @@ KERNELS = {
     "gpu-bce-log1p-lost": gpu(
         "common.py", "tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0))", "tl.log(u)", "bce_with_logits", "confident"
     ),
+    "gpu-draws-of-a-part-begin-at-the-batch-s": Plant(
+        "kernels/gpu/random.py",
+        "block = i + (first_high.to(tl.int64) << 32) + first_low.to(tl.uint32).to(tl.int64)",
+        "block = i + (first_high.to(tl.int64) << 32)",
+        "tests/test_interpreter.py -k state_operations",
+    ),
 }
