@@ -41,10 +41,10 @@ help:
 # The CPU kernels, compiled where the sources have changed since; else this takes a second or two.
 .PHONY: kernels
 kernels: .venv/base
-	@$(RUN) -m kernels build
+	@$(RUN) -m bench.tools build
 
 demo: kernels
-	@$(RUN) -m models.demo
+	@$(RUN) -m models.training.demo
 
 test: .venv/test kernels
 	$(RUN) -m ruff check .
@@ -63,7 +63,7 @@ bench: .venv/test kernels
 	@$(RUN) -m bench report
 
 parity: .venv/test kernels
-	$(RUN) -m tests.ledger
+	$(RUN) -m bench.parity.report
 
 report: .venv/test
 	$(RUN) -m bench report
@@ -77,8 +77,8 @@ docs-check: docs
 
 # With the machine's own python3, which has CuPy, Triton and torch; nothing is installed. DRY=1 needs no GPU.
 gpu-check: $(if $(DRY),.venv/test)
-	$(if $(DRY),TRITON_INTERPRET=1 $(RUN),python3) -m bench.gpu_check $(if $(PART),--part $(PART)) $(if $(OUT),--out $(OUT)) \
-	  $(if $(LIMIT),--limit $(LIMIT)) $(if $(DRY),--dry)
+	$(if $(DRY),TRITON_INTERPRET=1 $(RUN) -m tests.fakes.gpu_check,python3 -m bench.gpu.check) $(if $(PART),--part $(PART)) \
+	  $(if $(OUT),--out $(OUT)) $(if $(LIMIT),--limit $(LIMIT))
 
 clean:
 	rm -rf .venv .venv-docs site runs .pytest_cache .mypy_cache .ruff_cache

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 
-from bench import step
-from core.commands import Parser, positive
+from bench.cpu import step
 from models import MODELS
+from models.training.commands import Parser, positive
 
 # Batches that a machine of 24 GB can hold; the presets' own where they are not named.
 BATCHES = {("gpt", "paper"): 1, ("seq2seq", "paper"): 32}
@@ -54,8 +54,9 @@ def presets(args):
 
 def report(args):
     """Needs torch, whose results it compares with: imported here, so that `presets` does without."""
-    from bench import distributed, gpu_report, speed
-    from bench.report import write_parity
+    from bench.cpu import distributed, speed
+    from bench.gpu import report as gpu_report
+    from bench.parity.tables import write_parity
 
     write_parity()
     speed.write()
@@ -65,20 +66,20 @@ def report(args):
 
 def run_ops(args):
     """Needs torch for its cases: imported here, as above."""
-    from bench import ops
+    from bench.cpu import ops
 
     ops.run(args)
 
 
 def run_scaling(args):
     """Needs matplotlib: imported here, as above."""
-    from bench import scaling
+    from bench.cpu import scaling
 
     scaling.run(args)
 
 
 def run_distributed(args):
-    from bench import distributed
+    from bench.cpu import distributed
 
     distributed.run(args)
 

@@ -10,7 +10,7 @@ decided by the process:
 Block sizes come from the tables in kernels/blocks (`blocks`), but for sums of few parts, whose wrappers name their own.
 The GPU's side of this file was written from the source of Triton 3.6 and has not run on a device yet.
 
-# next: kernels/check.py, what the compiler made of them
+# next: bench/tools/check.py, what the compiler made of them
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """Generative models on the engine of `core`, one file each, with the trainers that fit them.
 
-# next: models/gan.py, models/vae.py, models/diffusion.py, models/transformer.py, models/gpt.py, models/seq2seq.py
+# next: models/gan.py, models/vae.py, models/diffusion.py, models/layers/transformer.py, models/gpt.py,
+# models/seq2seq.py
 """
 
 from models.diffusion import DiffusionTrainer

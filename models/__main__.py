@@ -8,14 +8,14 @@ import traceback
 
 import numpy as np
 
-from core import distributed
-from core.commands import Parser, positive
+from core.runtime import distributed
 from models import MODELS
 from models.diffusion import SAMPLERS
-from models.pictures import as_text, save_samples
-from models.runs import Run
-from models.train import ERRORS, Stopped, exit_code, in_words, resume, shown, train_new
-from models.trainer import PRECISIONS
+from models.training.commands import Parser, positive
+from models.training.pictures import as_text, save_samples
+from models.training.runs import Run
+from models.training.train import ERRORS, Stopped, exit_code, in_words, resume, shown, train_new
+from models.training.trainer import PRECISIONS
 
 APART = 5.0  # seconds by which the first rank may come later to an error of its command line
 ALIKE = 30.0  # seconds in which the first rank comes to the error that another has, or hears of it
@@ -181,13 +181,13 @@ def _traverse(args, trainer):
 
 
 def _evaluate(args):
-    from models.evaluation import evaluate_all
+    from models.evaluation.evaluate import evaluate_all
 
     evaluate_all([_saved(folder) for folder in args.run_folders], args.n, args.out)
 
 
 def _export(args):
-    from models.export import export, loading  # the onnx library is large, and nothing else needs it
+    from models.export.export import export, loading  # the onnx library is large, and nothing else needs it
 
     trainer = _trained(args.run_folder)
     for path in export(Run.open(args.run_folder), trainer):

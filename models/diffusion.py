@@ -5,11 +5,11 @@ noise from the image, and images are made by walking back from noise. What is tr
 
     loss = mean (net(x_t, t, class) - target)^2,      x_t = a_t x_0 + s_t noise,    t drawn evenly from 1..T
 
-where the target is the noise or "v" (models/schedules.py). One time in ten the network is not told the class, so that
-it knows both answers, and sampling can go further in the direction in which they differ: classifier-free guidance (Ho &
-Salimans 2022). Samples are made with a moving average of the weights. Images lie in [-1, 1]. N batch.
+where the target is the noise or "v" (models/layers/schedules.py). One time in ten the network is not told the class, so
+that it knows both answers, and sampling can go further in the direction in which they differ: classifier-free guidance
+(Ho & Salimans 2022). Samples are made with a moving average of the weights. Images lie in [-1, 1]. N batch.
 
-# next: models/unet.py, the network; docs/diffusion.md
+# next: models/layers/unet.py, the network; docs/diffusion.md
 """
 
 import copy
@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from core import Tensor, check, nn, optim, random, threads
-from models.config import Config
-from models.families import signed_pixels
-from models.labels import LabelTrainer
-from models.measures import label_figures
-from models.schedules import PREDICTIONS, SCHEDULES, Schedule, target, x0_of
-from models.unet import CLASSES, NO_CLASS, UNet
+from core import Tensor, check, nn, optim, random
+from core.runtime import threads
+from models.evaluation.measures import label_figures
+from models.layers.schedules import PREDICTIONS, SCHEDULES, Schedule, target, x0_of
+from models.layers.unet import CLASSES, NO_CLASS, UNet
+from models.training.config import Config
+from models.training.families import signed_pixels
+from models.training.labels import LabelTrainer
 
 SAMPLERS = ("ddim", "ddpm")
 CHUNK = 64  # images that go through the network at once when sampling
@@ -190,7 +191,7 @@ class DiffusionTrainer(LabelTrainer):
         return self.xp.concatenate([y for chunks in parts for y in chunks])
 
     def evaluate(self) -> dict:
-        """The loss over the test set, one draw an image, and figures of 200 samples (models/measures.py)."""
+        """The loss over the test set, one draw an image, and figures of 200 samples (models/evaluation/measures.py)."""
         total, xp = 0.0, self.xp
         with self.apart():
             for x, labels in self.batches("test"):

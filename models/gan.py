@@ -22,10 +22,10 @@ import numpy as np
 import core.functional as F
 from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
-from models.config import Config
-from models.families import signed_pixels
-from models.labels import LabelTrainer
-from models.measures import label_figures
+from models.evaluation.measures import label_figures
+from models.training.config import Config
+from models.training.families import signed_pixels
+from models.training.labels import LabelTrainer
 
 ROWS, COLUMNS = 10, 13  # of a picture in which noises turn into others
 
@@ -212,5 +212,5 @@ class GANTrainer(LabelTrainer):
         return (self.model.generator(z, labels).numpy()[..., 0] + 1) / 2
 
     def evaluate(self) -> dict:
-        """Figures of 200 samples: see models/measures.py."""
+        """Figures of 200 samples: see models/evaluation/measures.py."""
         return label_figures(self.sample(200), self.in_turn(200), self.data)

@@ -5,7 +5,7 @@
 Training sees every prefix of a window at once: causal attention lets position t look at positions <= t only. The token
 table is also the output matrix (tied weights). Without a tokenizer to train, a token is a character.
 
-B batch, T tokens (at most `context`), D model width, V vocabulary. # next: models/sampling.py
+B batch, T tokens (at most `context`), D model width, V vocabulary. # next: models/layers/sampling.py
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ import numpy as np
 
 import core.functional as F
 from core import check, nn, optim, random
-from models import data, memorisation, text
-from models.config import Config
-from models.data import DataError, dataset
-from models.families import TokenTrainer
-from models.sampling import choose
-from models.transformer import Cache, Stack, initialise
+from models import datasets, tokenizers
+from models.datasets import DataError, dataset
+from models.evaluation import memorisation
+from models.layers.sampling import choose
+from models.layers.transformer import Cache, Stack, initialise
+from models.training.config import Config
+from models.training.families import TokenTrainer
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,17 @@ class GPTTrainer(TokenTrainer):
     model: GPT
 
     def read_data(self, source):
-        corpus = dataset(source, data.Text, data.load_text)
+        corpus = dataset(source, datasets.Text, datasets.load_text)
         if self.config.tokens not in ("characters", "bpe"):
             raise ValueError(f"GPTConfig: tokens is {self.config.tokens!r}, should be 'characters' or 'bpe'")
         if corpus.tokenizer is not None:
             self.tokenizer = corpus.tokenizer
         elif self.config.tokens == "bpe":
-            self.tokenizer = text.BPE.of([corpus.train], self.config.vocab or 4000)
+            self.tokenizer = tokenizers.BPE.of([corpus.train], self.config.vocab or 4000)
         else:
-            self.tokenizer = text.Characters.of(corpus.train + corpus.test)  # so that no held-out character is unknown
+            self.tokenizer = tokenizers.Characters.of(
+                corpus.train + corpus.test
+            )  # so that no held-out character is unknown
         self.train_ids = np.array(self.tokenizer.encode(corpus.train))
         self.test_ids = np.array(self.tokenizer.encode(corpus.test))
         if min(len(self.train_ids) // 2, len(self.test_ids)) <= self.config.context:
@@ -187,4 +190,4 @@ class GPTTrainer(TokenTrainer):
                 count += targets.size
         characters = len(self.data.test) - len(self.tokenizer.decode(self.test_ids[:1]))  # the first is not predicted
         nats = {"nats_per_token": total / count, "nats_per_character": total / characters}
-        return {**nats, **(memorisation.figures(self) if isinstance(self.data, data.Poems) else {})}
+        return {**nats, **(memorisation.figures(self) if isinstance(self.data, datasets.Poems) else {})}

@@ -4,7 +4,7 @@ The encoder reads the source sentence, every token seeing all others; the decode
 time, seeing what it has written and, by cross-attention, the encoder's output. Source, target and output share one
 token table. Padding is masked as a key and ignored as a target.
 
-B batch, T tokens, D model width, V vocabulary. # next: models/sampling.py (beam search)
+B batch, T tokens, D model width, V vocabulary. # next: models/layers/sampling.py (beam search)
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ import numpy as np
 
 import core.functional as F
 from core import Tensor, check, nn, optim, random
-from models import data
-from models.config import Config
-from models.data import DataError, dataset
-from models.families import TokenTrainer
-from models.sampling import beam_search, greedy
-from models.text import BOS, BPE, EOS, PAD
-from models.transformer import Cache, Stack, initialise, sinusoids
+from models import datasets
+from models.datasets import DataError, dataset
+from models.layers.sampling import beam_search, greedy
+from models.layers.transformer import Cache, Stack, initialise, sinusoids
+from models.tokenizers import BOS, BPE, EOS, PAD
+from models.training.config import Config
+from models.training.families import TokenTrainer
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Seq2SeqTrainer(TokenTrainer):
     model: Transformer
 
     def read_data(self, source):
-        pairs = dataset(source, data.Pairs, data.load_pairs)
+        pairs = dataset(source, datasets.Pairs, datasets.load_pairs)
         sentences = (sentence for pair in pairs.train for sentence in pair)
         self.tokenizer = pairs.tokenizer or BPE.of(sentences, self.config.vocab)
         self.train_ids, self.test_ids = self._encode(pairs.train), self._encode(pairs.test)

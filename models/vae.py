@@ -19,10 +19,10 @@ import numpy as np
 
 import core.functional as F
 from core import Tensor, check, nn, optim, random
-from models.config import Config
-from models.families import check_images, unit_pixels
-from models.labels import LabelTrainer
-from models.measures import label_figures
+from models.evaluation.measures import label_figures
+from models.training.config import Config
+from models.training.families import check_images, unit_pixels
+from models.training.labels import LabelTrainer
 
 COLUMNS = 13  # values of a latent dimension that a picture shows, from -3 to 3
 

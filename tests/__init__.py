@@ -1,1 +1,5 @@
-"""The tests. A package, so that `from tests.specs import CASES` works however pytest is started."""
+"""Tests, in folders that mirror the product."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent  # of the checkout

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from core import use
-from tests.crashing import TRAIN, command
-from tests.test_house import ROOT
+from tests import ROOT
+from tests.models.training.crashing import TRAIN, command
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 import yaml
 
-from tests.test_house import ROOT
+from tests import ROOT
 
 PATTERNS = ("README*.md", "docs/**/*.md", "bench/results/*.md", "models/data/README.md")
 PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))

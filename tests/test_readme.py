@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.test_house import ROOT
+from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

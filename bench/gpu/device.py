@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.parity import comparing
 from core import Tensor, dispatch
-from tests import comparing
 
 
 class NotRun(Exception):
@@ -45,8 +45,9 @@ PRECISIONS = (
 class Device:
     """The GPU by CuPy, or its stand-in: NumPy arrays under the interpreter."""
 
-    def __init__(self, dry: bool):
-        self.dry = dry
+    def __init__(self, dry: bool, fake_gpu=contextlib.nullcontext):
+        """fake_gpu: what a dry run of captured steps enters, to have a fake in CuPy's place."""
+        self.dry, self.fake_gpu = dry, fake_gpu
         if dry:
             self.xp, self.name, self.torch = np, "dry", "cpu"
             return
@@ -86,13 +87,12 @@ class Device:
 
     def milliseconds(self, case, dtype) -> float:
         """Forward and backward of a case by our kernels, median."""
-        from bench import peers
-        from bench.gpu import timing
+        from bench.gpu import contenders, timing
 
         arrays = case.arrays(dtype)
         with self.kernels():
             dys = comparing.random_dys(case, as_tuple(case.ours(*self.tensors(case, arrays))), dtype)
-        run = peers.ours(self, case, arrays, dys, Precision(str(dtype), str(dtype)))
+        run = contenders.ours(self, case, arrays, dys, Precision(str(dtype), str(dtype)))
         return timing.measured(run.both, timing.clock(self, "cupy"))["ms"]
 
     def set_torch(self, precision):

@@ -5,25 +5,25 @@ with a checkpoint in the middle that another trainer goes on from. All state arr
 a step are counted while it is captured; a replay makes none. A capture that fell back is a failure, with its reason; so
 is one that was never replayed, and a step that launched no kernel: it would compare the reference with itself.
 
-A dry run takes tests/stand_in.py for CuPy, and the reference for the kernels, of which it counts none.
+A dry run takes whatever `device.fake_gpu` puts in CuPy's place, and the reference for the kernels, of which it counts
+none.
 """
 
-import contextlib
 import tempfile
 import time
 from pathlib import Path
 
 import models
-from core.capture import WARM_UPS
+from bench.parity import small_models
+from core.runtime.capture import WARM_UPS
 from kernels import launch
-from tests import small, stand_in
 
 STEPS, DRY_STEPS = 20, 8
 
 
 def graph(device, until):
     """A row for each model."""
-    with stand_in.without_a_gpu() if device.dry else contextlib.nullcontext():
+    with device.fake_gpu():
         for kind in models.MODELS:
             if time.monotonic() > until:
                 yield {"case": kind, "passed": False, "fault": "not run: out of time"}
@@ -36,7 +36,7 @@ def graph(device, until):
 
 def compared(kind, steps, dry) -> dict:
     """Captured, not captured, and gone on with from a checkpoint: the row's other entries."""
-    plain, captured = (small.trainer(kind, device="cuda", graph=graph) for graph in (False, True))
+    plain, captured = (small_models.trainer(kind, device="cuda", graph=graph) for graph in (False, True))
     timed = {name: taken(t, steps) for name, t in (("kernel_by_kernel", plain), ("graph", captured))}
     again = resumed(kind, steps)
     faults = [*_not_replayed(captured, steps), *_not_replayed(again, steps - steps // 2)]
@@ -44,7 +44,7 @@ def compared(kind, steps, dry) -> dict:
         faults.append("no kernel was launched: the reference ran")
     wanted = on_host(plain)
     for name, t in (("captured", captured), ("resumed", again)):
-        differ = small.different(wanted, on_host(t))
+        differ = small_models.different(wanted, on_host(t))
         faults += [f"{name}: other bits in {', '.join(differ[:3])}"] if differ else []
     if timed["graph"]["launches"]:
         faults.append(f"a replay launched {timed['graph']['launches']} kernels itself")
@@ -76,14 +76,14 @@ def taken(trainer, steps) -> dict:
 
 def resumed(kind, steps):
     """The second of two trainers that took as many steps by graphs, with a checkpoint between them."""
-    first, second = (small.trainer(kind, seed=seed, device="cuda") for seed in (0, 1))
-    small.run(second, 4)  # it has a graph of its own, of other values, when the checkpoint is loaded
-    small.run(first, steps // 2)
+    first, second = (small_models.trainer(kind, seed=seed, device="cuda") for seed in (0, 1))
+    small_models.run(second, 4)  # it has a graph of its own, of other values, when the checkpoint is loaded
+    small_models.run(first, steps // 2)
     with tempfile.TemporaryDirectory() as folder:
         first.save(Path(folder) / "half")
         second.load(Path(folder) / "half")
     second.captured.replays = 0
-    small.run(second, steps - steps // 2)
+    small_models.run(second, steps - steps // 2)
     return second
 
 

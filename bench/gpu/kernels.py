@@ -14,11 +14,11 @@ import time
 
 import numpy as np
 
-from bench import floors
+from bench import roofline
 from bench.gpu.device import PRECISIONS, NotRun, as_tuple, outcome
 from bench.gpu.worker import COMPILERS, Worker, asked, compile_first, worker_command
-from tests import comparing, parity
-from tests.specs import BENCH, BY_NAME, DEVICE
+from bench.parity import comparing, rule
+from bench.parity.cases import BENCH, BY_NAME, DEVICE
 
 TIMING = 90  # seconds for one question
 SAME = 0.05  # a peer whose largest error is above this computes something else
@@ -41,7 +41,7 @@ def chosen(device, precision):
 
 def kernels(device, until):
     """All rows, each as soon as it is there."""
-    from bench import peers
+    from bench.gpu import contenders as peers
 
     jobs = [
         {"case": c.name, "precision": p.name, "who": who}
@@ -134,7 +134,7 @@ def of_oracle(device, name) -> str:
 
 def timed(device, case, precision, who) -> dict:
     """Error and times of one contender; what is wrong raises instead."""
-    from bench import peers
+    from bench.gpu import contenders as peers
     from bench.gpu import memory, timing
 
     device.set_torch(precision)
@@ -142,7 +142,7 @@ def timed(device, case, precision, who) -> dict:
     results = peers.make(device, who, case, arrays, dys, precision).results()
     right = judged(device, case, precision) if who == "ours" else same(case, arrays, results, oracle, precision)
     row = {"error": right, "tf32": precision.tf32}
-    work, peak = floors.work(case, arrays, results), floors.peaks(device.name)
+    work, peak = roofline.work(case, arrays, results), roofline.peaks(device.name)
     run = peers.make(device, who, case, arrays, dys, precision)  # Liger has written over the last one's inputs
     library = "cupy" if who == "ours" else "torch"
     clock = timing.clock(device, library)
@@ -153,14 +153,14 @@ def timed(device, case, precision, who) -> dict:
             check_weight(run.dw(), oracle[1][1], right)
         row[name] = {**timing.measured(f, clock), "mib": memory.peak(device, library, f)[1]}
         if peak is not None:
-            floor = floors.floor_ms(work[name], precision, peak)
+            floor = roofline.floor_ms(work[name], precision, peak)
             row[name].update(floor, of_floor=round(floor["floor_ms"] / max(row[name]["ms"], 1e-9), 4))
     return row
 
 
 def check_weight(dw, oracle, right):
     """What computes a weight gradient alone must have the one that was judged: cuDNN may add in another order."""
-    off = float(parity.errors(dw, oracle).max())
+    off = float(rule.errors(dw, oracle).max())
     if not off <= 2 * right:
         raise ArithmeticError(f"the weight gradient alone is {off:.1e} off, should be at most {2 * right:.1e}")
 
@@ -181,7 +181,7 @@ def same(case, arrays, results, oracle, precision) -> float:
     """A peer's largest error against float64, if it computes the same thing at all."""
     nobody = [[None] * len(part) for part in oracle]
     draws = comparing.drawn(case, arrays, results, oracle, nobody)
-    verdicts = {what: parity.assess([draw], precision.dtype) for what, draw in draws.items()}
+    verdicts = {what: rule.assess([draw], precision.dtype) for what, draw in draws.items()}
     for what, verdict in verdicts.items():
         if verdict.ours.max > SAME or (verdict.fault and not verdict.entries):
             raise NotRun(f"{what} is another: {verdict.fault}")

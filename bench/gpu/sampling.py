@@ -50,7 +50,7 @@ def _images(device, who, t, batch, precision) -> Side:
 def _twin(device, t) -> Any:
     import torch
 
-    from bench.twins import TWINS
+    from bench.torch_models import TWINS
 
     form = torch.channels_last if t.kind in IMAGES else torch.contiguous_format
     twin = TWINS[t.kind](t, memory_format=form, device=device.torch)

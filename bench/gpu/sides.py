@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.worker import TOLERANCE
+from bench.cpu.worker import TOLERANCE
+from bench.parity import small_models
 from core import dispatch, random
 from models import MODELS
-from tests import small
 
 EAGER, LAST, GRAPH = "torch eager", "torch eager, channels last", "CUDA graph"
 MODES = {
@@ -73,10 +73,10 @@ def contenders(model) -> tuple:
 @functools.cache
 def trainer(model, preset, batch, dry) -> Any:
     """Ours on the CPU; in a dry run a small one."""
-    changes: Any = small.SMALL[model] if dry else {}
+    changes: Any = small_models.SMALL[model] if dry else {}
     config = MODELS[model].Config.preset(preset, **{**changes, "batch": batch})
     with dispatch.use("reference"):
-        return MODELS[model](config, data=small.dataset(model) if dry else None)
+        return MODELS[model](config, data=small_models.dataset(model) if dry else None)
 
 
 @functools.cache
@@ -135,7 +135,7 @@ def difference(wanted: dict, found: dict) -> float:
 def _torch(device, who, begin, precision) -> Side:
     import torch
 
-    from bench.twins import TWINS
+    from bench.torch_models import TWINS
 
     form = torch.channels_last if begin.trainer.kind in IMAGES and who != EAGER else torch.contiguous_format
     how = {"memory_format": form, "fused": True, "device": device.torch}
@@ -176,7 +176,7 @@ def _from_one_seed(begin, *twins) -> float:
 
 def _without_dropout(twin):
     """Compiled code may draw masks in another order or layout than eager code, whatever it is told."""
-    from bench.twins.base import Dropout
+    from bench.torch_models.base import Dropout
 
     for module in twin.model.modules():
         if isinstance(module, Dropout):

@@ -15,7 +15,7 @@ import time
 from bench.gpu import memory, sampling, sides, timing
 from bench.gpu.device import PRECISIONS, outcome
 from bench.gpu.worker import COMPILERS, Worker, asked, compile_first, worker_command
-from tests import small
+from bench.parity import small_models
 
 STEPS = (  # model, preset, batch
     *(("gan", "paper", 64), ("gan", "paper", 256), ("vae", "paper", 128)),
@@ -25,7 +25,7 @@ SAMPLES = (
     *(("gan", "paper", 256), ("vae", "paper", 128)),
     *(("gpt", "demo", 1), ("gpt", "demo", 32), ("gpt", "small", 1), ("gpt", "small", 32)),
 )
-DRY_STEPS = tuple((kind, "demo", 4) for kind in small.SMALL)
+DRY_STEPS = tuple((kind, "demo", 4) for kind in small_models.SMALL)
 SAMPLED_IN = [p for p in PRECISIONS if p.dtype == "float32"]  # trainers train in float16, and sample in float32
 LIMIT = 240  # seconds for one question: torch.compile has to compile twice
 KEYS = ("task", "model", "preset", "batch", "precision")

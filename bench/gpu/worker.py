@@ -61,7 +61,7 @@ class Worker:
 
 def worker_command(part, dry) -> list:
     """What starts a child that answers a part's questions."""
-    return [sys.executable, "-m", "bench.gpu_check", "--worker", part, *(["--dry"] if dry else [])]
+    return [sys.executable, "-m", "bench.gpu.check", "--worker", part, *(["--dry"] if dry else [])]
 
 
 def asked(worker, job: dict, until, limit, compile=False) -> dict:

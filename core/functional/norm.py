@@ -5,8 +5,8 @@ import math
 from core import check
 from core.arrays import is_repeated
 from core.dispatch import run_
-from core.distributed import ALONE, a_world
 from core.functional.arguments import activation, dropout_of, optional, tensor
+from core.runtime.distributed import ALONE, a_world
 from core.tensor import apply
 
 GROUP_NORM_ACTS = (None, "silu")
@@ -66,7 +66,7 @@ def batch_norm(
 
     Training normalises by the batch, moves the running statistics in place (when they are not None) and drops; else
     the running statistics normalise and nothing is dropped. Raises where training has one value per channel.
-    world: of several ranks, whose x are normalised as one; all have the same shape (core/distributed.py).
+    world: of several ranks, whose x are normalised as one; all have the same shape (core/runtime/distributed.py).
     """
     op = "batch_norm"
     x, weight, bias = _norm_arguments(op, x, weight, bias, eps, ("weight", "bias"))

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from core.arrays import total
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, REAL, const, f32, floats, kernel, out, tanh
 from kernels.cpu.pointwise import gelu_slope
 

@@ -33,7 +33,7 @@ Source      Dao et al. 2022, "FlashAttention", algorithms 1 and 4
 import numpy as np
 
 from core.op import Op
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu import attention_backward as both
 from kernels.cpu.attention_backward import KEYS, QUERIES, exponentials, mask_scores
 from kernels.cpu.common import PIECE, REAL, exp, f32, inline, kernel, out

@@ -7,8 +7,8 @@
 import numpy as np
 from numba import types
 
-from core import threads
-from core.threads import share
+from core.runtime import threads
+from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, REAL, const, f32, inline, kernel, out
 from kernels.cpu.lanes import LANES, add_product, added_up, exps, fill, load, routine, store, times, up
 from kernels.cpu.tiles import buffers, pack, product, turn, unpack

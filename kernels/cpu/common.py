@@ -1,8 +1,9 @@
 """What the CPU kernels share: how they are compiled, and the functions that a loop can call without leaving it.
 
 A kernel is a plain loop nest over a piece [start, stop) of the work, compiled by Numba for given types when its module
-is imported and kept on disk. It lets go of Python's lock, so that core.threads runs pieces side by side; nothing in it
-starts threads. Matrix products are those of kernels/cpu/tiles.py, inside a kernel, or NumPy's BLAS between two.
+is imported and kept on disk. It lets go of Python's lock, so that core.runtime.threads runs pieces side by side;
+nothing in it starts threads. Matrix products are those of kernels/cpu/tiles.py, inside a kernel, or NumPy's BLAS
+between two.
 
 `exp`, `tanh` and the like are short polynomials: they have no branches, so that the compiler turns the loop around them
 into vector instructions, which it cannot do with a call of the mathematics library. Errors, in units of the last place

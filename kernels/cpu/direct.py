@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, inline, kernel, out
 from kernels.cpu.lanes import LANES, add_product, bent, fill, load_part, store_part, up
 from kernels.cpu.tiles import ROWS, run_sums

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, inline, kernel, out
 from kernels.cpu.direct import BLOCK, RUNS, TABLE, as_runs, starts
 from kernels.cpu.lanes import LANES, add_product, load_part, store_part

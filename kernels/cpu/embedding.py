@@ -20,7 +20,7 @@ import numpy as np
 
 from core.op import Op
 from core.reference import shape
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
 
 GRAIN = 1 << 17  # elements of dy below which a second thread costs more than it brings

@@ -26,7 +26,7 @@ import math
 import numpy as np
 
 from core.op import Op
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, const, f32, floats, inline, kernel, out, sigmoid
 from kernels.cpu.pointwise import silu_slope
 

@@ -21,7 +21,7 @@ import numpy as np
 from numba import types
 
 from core.op import Op
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
 from kernels.cpu.lanes import LANES, up
 from kernels.cpu.losses import ENOUGH, IDS, OPTIONS, ids, losses_of, reduced, scales, slopes_of

@@ -28,7 +28,7 @@ from numba import types
 
 from core.arrays import total
 from core.op import Op
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, REAL, const, exp, f32, floats, inline, kernel, log, out
 from kernels.cpu.lanes import (
     LANES,

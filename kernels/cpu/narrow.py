@@ -16,7 +16,7 @@ Cost        2 pixels KH KW A B flops, and KH KW B numbers a pixel written and re
 import numpy as np
 
 from core.reference.conv import span
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu import direct_backward
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, kernel, out
 from kernels.cpu.direct import Axis

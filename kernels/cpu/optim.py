@@ -25,7 +25,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, REAL, SUMS, const, f32, floats, kernel, out
 
 GRAIN = 1 << 16  # elements below which a second thread costs more than it brings

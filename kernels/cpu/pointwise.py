@@ -23,7 +23,7 @@ import numpy as np
 
 from core.op import Op
 from core.reference.pointwise import TANH_GELU
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import PIECE, REAL, const, erf, exp, f32, floats, inline, kernel, log1p, out
 from kernels.cpu.common import sigmoid as sigmoid_of
 from kernels.cpu.common import tanh as tanh_of

@@ -29,7 +29,7 @@ from numba import types
 
 from core.op import Op
 from core.reference.random import MULTIPLIERS, ROUNDS, WEYL
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import PIECE, REAL, const, f32, floats, inline, kernel, log, out
 
 BYTES = types.uint8  # of a mask: 1 where an element is kept

@@ -36,7 +36,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from core.threads import share
+from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, inline, kernel, out
 from kernels.cpu.lanes import LANES, add_product, bent, fill, load, store, times, up
 from kernels.cpu.tiles import ROWS, buffers, product

@@ -18,7 +18,7 @@ Precision   float32, bias corrections and the norm in float64: b^t by exp, in ea
 Versions    one launch for each tensor: 5 to 10 microseconds of the host for each. One flat buffer for all parameters:
             no table, but parameters would no longer be arrays of their own
 Limits      one dtype: arrays of another dtype or layout are copied, and copied back where they change. A captured graph
-            has the tables' addresses: it holds them, and they are copied beside it (core/capture.py)
+            has the tables' addresses: it holds them, and they are copied beside it (core/runtime/capture.py)
 Source      multi-tensor apply is NVIDIA apex's (multi_tensor_apply.cuh)
 Status      untested on a device: all of it
 
@@ -34,7 +34,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
-from core.capture import hold, upload
+from core.runtime.capture import hold, upload
 from kernels.gpu.common import address, cdiv, contiguous, write_back
 from kernels.launch import blocks, launch
 

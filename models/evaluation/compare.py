@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 
 from core.checkpoint import write_atomically
 from models.evaluation.report import shown, title
-from models.pictures import grid, png
+from models.training.pictures import grid, png
 
 COLUMNS, ROWS = 14, 2  # images shown of each model
 SHOWN = ("frechet", "precision", "recall", "density", "coverage")

@@ -1,8 +1,8 @@
 """Figures of an image model's samples, and the same figures of held-out images, as many, beside them.
 
 The second column is what a perfect model would have: images of the same source that were not trained on. Both columns
-are measured against the training images, in the features of models/classifier.py; where the first differs from the
-second the model does. What each figure means, and what it does not, is in docs/evaluation.md.
+are measured against the training images, in the features of models/evaluation/classifier.py; where the first differs
+from the second the model does. What each figure means, and what it does not, is in docs/evaluation.md.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from core import check
-from models import classifier
-from models.data import DataError
-from models.evaluation import bounds, frechet, plots
+from models.datasets import DataError
+from models.evaluation import bounds, classifier, frechet, plots
 from models.evaluation.bootstrap import COSTLY, RESAMPLES, of_distance, of_mean, of_median
 from models.evaluation.neighbours import COVERAGE_K, PRECISION_K, manifold_figures, nearest
 from models.evaluation.report import Figure, Report, title

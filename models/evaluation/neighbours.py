@@ -8,7 +8,7 @@ which one outlier's wide ball does not fool: Naeem et al. 2020, equations 4 and 
 import numpy as np
 
 from core import check
-from models.measures import distances
+from models.evaluation.measures import distances
 
 PRECISION_K, COVERAGE_K = 3, 5
 BLOCK = 250  # rows of a matrix of distances at a time

@@ -3,12 +3,11 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-from models import classifier
-from models.data import DataError
-from models.evaluation import frechet
+from models.datasets import DataError
+from models.evaluation import classifier, frechet
 from models.evaluation.bootstrap import of_distance, of_mean
 from models.evaluation.neighbours import manifold_figures
-from models.pictures import grid, png
+from models.training.pictures import grid, png
 
 SHOWN = 14  # samples beside their neighbours
 OURS, REAL = "tab:orange", "tab:blue"

@@ -9,7 +9,7 @@ import re
 import numpy as np
 from tqdm import tqdm
 
-from models.data import DataError
+from models.datasets import DataError
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, of_mean
 from models.evaluation.report import Figure, Report, title

@@ -15,7 +15,7 @@ from core import check
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, Interval, of_mean
 from models.evaluation.report import Figure, Report, title
-from models.text import PAD
+from models.tokenizers import PAD
 
 SENTENCES, BEAMS = 200, 4
 

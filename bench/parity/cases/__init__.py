@@ -1,0 +1,77 @@
+"""The one explicit list of cases: every operation and every function of core.functional, at every edge we know.
+
+    CASES   small and ragged: what the tests judge. Each is named for the reason why it exists
+    BENCH   the shapes of the models' own layers: what the benches time, and what `make test-all` judges too
+    DEVICE  shapes that only a GPU is asked: `make gpu-check` judges and times them
+
+Whoever checks operations (gradients, PyTorch, purity, the ledger, the kernels) goes through these. A case is written in
+the file of its family in bench/parity/cases/. `expected` says which implementation has to run where kernels are
+switched off (that each CPU kernel runs is tests/kernels/test_cpu_kernels.py's matter, each GPU kernel
+tests/kernels/test_interpreter.py's); `covered` says which operations a list of cases runs, so that a forgotten one
+turns a test red.
+"""
+
+from bench.parity.cases import adversarial, bench, device, image, layers, losses, pointwise, shape
+from core import Tensor
+from core.dispatch import recording
+from core.op import Op
+from core.table import TABLE
+
+CASES = [*pointwise.CASES, *shape.CASES, *image.CASES, *layers.CASES, *losses.CASES, *adversarial.CASES]
+BENCH = bench.CASES
+DEVICE = device.CASES
+BY_NAME = {case.name: case for case in [*CASES, *BENCH, *DEVICE]}
+SMOOTH = [case for case in CASES if case.smooth]
+
+# What a family is judged by: the ledger's sections, and the operations whose accuracy is compared with torch's.
+FAMILIES = {
+    "convolution": ("conv2d", "conv_transpose2d"),
+    "attention": ("attention",),
+    "matrix products": ("matmul", "linear"),
+    "normalisation": (
+        *("layer_norm", "add_layer_norm", "group_norm"),
+        *("batch_norm", "batch_norm_eval", "sync_batch_norm"),
+    ),
+    "losses": (
+        *("softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
+        *("bce_with_logits", "gaussian_kl", "reparameterize", "elbo", "discriminator_loss", "generator_loss"),
+    ),
+    "elementwise": tuple(sorted({case.op for case in pointwise.CASES})),
+    "shape and sums": tuple(sorted({case.op for case in shape.CASES} - {"matmul", "linear"})),
+    "dropout": ("dropout",),
+}
+
+DIFFERENTIABLE = {name for name, row in TABLE.items() if isinstance(row.reference, Op)}
+NOTHING_RUNS = {"dropout/p-0", "dropout/not-training"}  # the identity: no operation at all
+
+
+def expected(case, dtype) -> str:
+    """What has to run this case's operation where kernels are switched off."""
+    return "none" if case.name in NOTHING_RUNS else "reference"
+
+
+def family(op: str) -> str:
+    for name, ops in FAMILIES.items():
+        if op in ops:
+            return name
+    raise LookupError(f"family: operation is {op!r}, should be in one of FAMILIES in bench/parity/cases/__init__.py")
+
+
+def case_id(case):
+    return case.name
+
+
+def run(case, arrays):
+    """The case's own function on Tensors, for its side effects: (outputs as a tuple, Tensors)."""
+    needs = case.needs(arrays)
+    tensors = [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(arrays, needs)]
+    y = case.ours(*tensors)
+    return y if isinstance(y, tuple) else (y,), tensors
+
+
+def covered(cases) -> set:
+    """The names of the operations that these cases run."""
+    with recording() as log:
+        for case in cases:
+            run(case, case.arrays())
+    return {name for name, _ in log}

@@ -1,0 +1,1 @@
+"""A trained model as ONNX files and as weights for PyTorch."""

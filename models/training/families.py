@@ -1,0 +1,104 @@
+"""What trainers of one family share: image models take batches of pixels, text models batches of token ids.
+
+# next: models/training/trainer.py, what all trainers share; models/gan.py and models/gpt.py, one of each family.
+"""
+
+import numpy as np
+
+from core import check, optim
+from models import datasets, tokenizers
+from models.datasets import dataset
+from models.training.trainer import Trainer
+
+
+class ImageTrainer(Trainer):
+    """A batch is (images,), float32 (N, 28, 28, 1), as `pixels` makes it from bytes (N, 28, 28)."""
+
+    @staticmethod
+    def pixels(images):
+        """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in the range that the model works in."""
+        raise TypeError("this family member does not say how it scales its pixels")
+
+    def read_data(self, source):
+        return dataset(source, datasets.Images, datasets.load_images)
+
+    def image_inputs(self):
+        return {"images": self.xp.zeros((self.local, 28, 28, 1), np.float32)}
+
+    def example(self, index):
+        return (self.pixels(self.data.x_train[index]),)
+
+    def test_batches(self):
+        for i in range(0, len(self.data.x_test), self.config.batch):
+            yield (self.pixels(self.data.x_test[i : i + self.config.batch]),)
+
+
+def unit_pixels(images):
+    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [0, 1]."""
+    return images[..., None].astype(np.float32) / np.float32(255)
+
+
+def signed_pixels(images):
+    """Bytes (N, 28, 28) -> float32 (N, 28, 28, 1) in [-1, 1]."""
+    return images[..., None].astype(np.float32) / np.float32(127.5) - 1
+
+
+def check_images(op, images):
+    """Bytes (n, 28, 28), one image or more."""
+    shape: tuple = getattr(images, "shape", ())
+    dtype = getattr(images, "dtype", type(images).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[1:] != (28, 28) or not shape[0]:
+        check.fail(op, "images", f"{dtype} of shape {shape}", "uint8 (n, 28, 28)")
+
+
+class TokenTrainer(Trainer):
+    """Batches are int64 ids (B, T) below `vocab`; AdamW with clipped gradients; the tokenizer goes into checkpoints."""
+
+    METRICS = ("loss", "grad_norm")
+    vocab: int  # rows of the token table
+    tokenizer: tokenizers.Characters | tokenizers.BPE
+
+    def token_inputs(self, names, length):
+        return {name: self.xp.zeros((self.local, length), np.int64) for name in names}
+
+    def token_optimizers(self, schedule):
+        """Weight decay shrinks matrices; vectors (biases, norms) it must leave alone."""
+        c, named = self.config, self.model.named_parameters()
+        groups = {"matrices": (2, c.weight_decay), "vectors": (1, 0.0)}
+        return {
+            group: optim.AdamW(
+                {name: p for name, p in named.items() if min(p.ndim, 2) == ndim},
+                schedule,
+                (0.9, c.beta2),
+                weight_decay=decay,
+            )
+            for group, (ndim, decay) in groups.items()
+        }
+
+    def check_vocab(self):
+        if self.vocab < self.tokenizer.size:
+            check.fail(self.Config.__name__, "vocab", self.vocab, f"at least the tokenizer's {self.tokenizer.size}")
+
+    def check_batch(self, batch):
+        """Refuse ids outside [0, vocab) while they are still on the host."""
+        for name, ids in zip(self.inputs, batch):
+            if ids.min() < 0 or ids.max() >= self.vocab:
+                raise ValueError(
+                    f"feed: {name} has ids from {ids.min()} to {ids.max()}, should be in [0, {self.vocab})"
+                )
+
+    def part_loss(self, start, stop):
+        """Of examples start to stop of self.inputs: ((summed loss,), 1 / tokens in the whole batch, of all ranks)."""
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def train_step(self):
+        self.model.zero_grad()
+        parameters = self.model.parameters()
+        (self.losses[0],) = self.backward(self.part_loss, parameters, count=self.at_once())
+        taken = self.unscale_("loss", parameters)
+        self.losses[1] = optim.clip_grad_norm_(parameters, self.config.clip)
+        for optimizer in self.optimizers.values():
+            optimizer.step(taken)
+
+    def metadata(self):
+        return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}

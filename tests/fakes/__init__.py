@@ -1,0 +1,1 @@
+"""Modules that stand in for CuPy and NCCL, so that a machine without a GPU walks the GPU's path."""

@@ -1,0 +1,84 @@
+"""Judge GPU kernels without a GPU: `TRITON_INTERPRET=1 python -m tests.kernels.interpret OPERATION ...`, a process of
+its own.
+
+Every case of the operations named runs through the ordinary dispatch with the kernels of device "cuda", on NumPy arrays
+under Triton's interpreter, and is judged like everything else. Prints one JSON object: failures, the backends that ran,
+how often each kernel was launched, and how far its loops and grids went (tests/kernels/trips.py). This proves algebra
+and indexing; it proves nothing about a device.
+"""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+
+from bench.parity import comparing
+from bench.parity.cases import CASES, NOTHING_RUNS
+from core import dispatch
+from kernels import launch
+from tests.kernels import trips
+
+DRAWS = 2  # the interpreter is slow: few draws of small arrays, and all that others get where those do not pass
+SLOW = (  # left out by --quick: larger cousins of cases that loop as much
+    *(
+        "conv2d/many-pixels",
+        "conv2d/ragged-stride-2",
+        "conv_transpose2d/many-pixels",
+        "conv_transpose2d/ragged-channels",
+    ),
+    *("linear_cross_entropy/many-rows", "cross_entropy/many-rows", "matmul/long-inner", "linear/many-rows"),
+    *("sum/long", "mean/many-rows", "attention/head-width-80", "layer_norm/wide", "layer_norm/many-rows"),
+    "group_norm/many-pixels",
+)
+
+
+def chosen(operations, pattern, quick):
+    """The cases to run."""
+    cases = [c for c in CASES if c.op in operations and pattern in c.name and c.name not in NOTHING_RUNS]
+    return [c for c in cases if not (quick and c.name in SLOW)]
+
+
+def beyond_luck(verdict):
+    """Whether more draws could not let this pass: the wrong shape or class, or an error far past what is allowed."""
+    return bool(verdict.fault) and (not verdict.entries or verdict.ours.max > 100 * verdict.allowed.max)
+
+
+def judge_all(cases, dtype):
+    """[(case, what, fault, backend)] of every comparison; KernelLimit counts as a refusal, with its reason."""
+    found = []
+    for case in cases:
+        try:
+            with dispatch.on("cuda"), dispatch.use("kernels"):
+                rows = comparing.judged(case, np.dtype(dtype), most=DRAWS)
+                if any(c.verdict.fault for c in rows) and not any(beyond_luck(c.verdict) for c in rows):
+                    rows = comparing.judged(case, np.dtype(dtype))
+            found += [(c.case, c.what, c.verdict.fault, c.backend) for c in rows]
+        except dispatch.KernelLimit as limit:
+            found.append((case.name, "all", "", f"refused: {limit}"))
+        except Exception as error:
+            found.append((case.name, "all", f"{type(error).__name__}: {error}", "broken"))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels.interpret", description=__doc__.split("\n")[0])
+    parser.add_argument("operations", nargs="+", help="as core/dispatch.py calls them")
+    parser.add_argument("--dtype", nargs="+", default=["float32", "float16"], choices=("float16", "float32"))
+    parser.add_argument("--case", default="", help="only cases whose name holds this")
+    parser.add_argument("--quick", action="store_true", help="without the slowest cases")
+    args = parser.parse_args()
+    if not launch.INTERPRETED:
+        sys.exit("python -m tests.kernels.interpret: set TRITON_INTERPRET=1")
+    trips.watch()
+    cases = chosen(args.operations, args.case, args.quick)
+    found = [row for dtype in args.dtype for row in judge_all(cases, dtype)]
+    faults = [f"{case}: {what}: {fault}" for case, what, fault, _ in found if fault]
+    backends = sorted({backend for *_, backend in found})
+    counts = {"comparisons": len(found), "faults": faults, "backends": backends, "launches": launch.COUNT}
+    print(json.dumps({**counts, **trips.report()}, indent=1))
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()
