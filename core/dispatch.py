@@ -1,28 +1,30 @@
 """Which implementation runs: the one place where a choice is made.
 
 core/table.py holds, for each operation, its reference and, per device, the kernel that may replace it (with its dtypes
-and its limits in words) or the reason why there is none. `use` sets the modes, `explain` says what runs and why.
+and its limits in words) or the reason why there is none. `run` chooses one and hands it to `engine.apply`. `use` sets
+the modes, `explain` says what runs and why.
 
     auto       the kernel where dtype and limits allow it, else the reference        (the default)
     kernels    an operation that has a kernel uses it or raises KernelLimit
     reference  no kernel
 
 Two switches stand beside the mode. tf32 is read by products on a GPU: float32 goes through the tensor cores in three
-passes, as exact as float32, or in one with `use(tf32=True)`, about three digits for speed. half is read by
-core/tensor.py: with `use(half=True)` products take float16 and losses float32, whatever they are given (the table says
-which).
+passes, as exact as float32, or in one with `use(tf32=True)`, about three digits for speed. With `use(half=True)`
+products take float16 and losses float32, whatever they are given (the table says which).
 
 # next: core/arrays.py, what dtype a result has, and long sums
 """
 
-import contextlib
+import functools
 from collections import Counter
 from contextvars import ContextVar
 
 import numpy as np
 
-from core import anomaly, arrays
-from core.op import Op
+from core import arrays
+from core.engine import Op, Tensor, apply, observers, operands, scoped, value
+from core.observe import recording
+from core.reference import pointwise, shape
 from core.table import TABLE, Kernel
 
 
@@ -31,15 +33,13 @@ class KernelLimit(ValueError):
 
 
 MODES = ("auto", "kernels", "reference")
+OPERATORS = {*pointwise.OPS, *shape.MOVES, "matmul"}  # operations none of whose operands may be left out
 _mode: ContextVar[str] = ContextVar("mode", default="auto")
 _tf32: ContextVar[bool] = ContextVar("tf32", default=False)
 _half: ContextVar[bool] = ContextVar("half", default=False)
-_log: ContextVar[list | None] = ContextVar("log", default=None)
-_trace: ContextVar[list | None] = ContextVar("trace", default=None)
 _device: ContextVar[str | None] = ContextVar("device", default=None)
 
 
-@contextlib.contextmanager
 def use(mode: str | None = None, *, tf32: bool | None = None, half: bool | None = None):
     """`with use("reference"):` chooses among implementations for the operations called inside; `with use(tf32=True):`
     lets float32 products inside, forward or backward, take one TF32 pass; with `use(half=True)` products called inside
@@ -47,16 +47,11 @@ def use(mode: str | None = None, *, tf32: bool | None = None, half: bool | None 
     back in the dtype of the originals. What is None stays as it is."""
     if mode not in (None, *MODES):
         raise ValueError(f"use: mode is {mode!r}, should be one of {', '.join(MODES)}")
-    for name, value in (("tf32", tf32), ("half", half)):
-        if not isinstance(value, bool | None):
-            raise ValueError(f"use: {name} is {value!r}, should be True, False or None")
+    for name, switch in (("tf32", tf32), ("half", half)):
+        if not isinstance(switch, bool | None):
+            raise ValueError(f"use: {name} is {switch!r}, should be True, False or None")
     modes: list[tuple[ContextVar, object]] = [(_mode, mode), (_tf32, tf32), (_half, half)]
-    tokens = [(variable, variable.set(value)) for variable, value in modes if value is not None]
-    try:
-        yield
-    finally:
-        for variable, token in tokens:
-            variable.reset(token)
+    return scoped(*(setting for setting in modes if setting[1] is not None))
 
 
 def tf32() -> bool:
@@ -64,26 +59,22 @@ def tf32() -> bool:
     return _tf32.get()
 
 
-def half() -> bool:
-    """Whether products take float16, here and now."""
-    return _half.get()
-
-
-@contextlib.contextmanager
 def on(device: str):
     """`with on("cuda"):` kernels of this device run whatever the arrays are: Triton's interpreter takes NumPy's."""
-    token = _device.set(device)
-    try:
-        yield
-    finally:
-        _device.reset(token)
+    return scoped((_device, device))
+
+
+def modes() -> tuple:
+    """What `use` and `on` have set here: a step that was captured under other modes is another one."""
+    return _mode.get(), _tf32.get(), _half.get(), _device.get()
 
 
 def choose(name: str, inputs, attrs) -> tuple:
     """The implementation that runs in the current mode, and the reason in words."""
     row, mode = TABLE[name], _mode.get()
     inputs = [x for v in inputs for x in (v if isinstance(v, list) else (v,))]  # optimisers pass lists of arrays
-    device = _device.get() or arrays.device_of(next((x for x in inputs if arrays.is_cupy(x)), None)).partition(":")[0]
+    on_gpu = any(arrays.is_cupy(x) for x in inputs)
+    device = _device.get() or ("cuda" if on_gpu else "cpu")
     kernel = row.kernels.get(device, f"no {device} kernel is written for it")
     if not isinstance(kernel, Kernel):
         return row.reference, kernel
@@ -97,57 +88,54 @@ def choose(name: str, inputs, attrs) -> tuple:
     return row.reference, refusal
 
 
-def forward(name: str, inputs, attrs) -> tuple:
-    """Run one operation: (the implementation that ran, y, saved)."""
-    op, _ = choose(name, inputs, attrs)
-    record(name, op)
-    y, saved = _run(name, op, inputs, attrs)
-    trace = _trace.get()
-    if trace is not None:
-        trace.append((name, inputs, attrs, y if isinstance(y, tuple) else (y,)))
-    return op, y, saved
-
-
-def _run(name, op, inputs, attrs) -> tuple:
-    """(y, saved); a reference is given the dtype it computes in, and its results go back into the inputs'."""
-    if op.backend != "reference":
-        return op.forward(*inputs, **attrs)
-    dtype = _dtype(name, inputs)
-    y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
-    if isinstance(y, tuple):
-        return tuple(v if i in TABLE[name].wide else _cast(v, dtype) for i, v in enumerate(y)), saved
-    return _cast(y, dtype), saved
-
-
-def modes() -> tuple:
-    """What `use` and `on` have set here: a step that was captured under other modes is another one."""
-    return _mode.get(), _tf32.get(), _half.get(), _device.get()
-
-
-def backward(op: Op, saved, dy, needs, attrs) -> tuple:
-    """The gradients of one operation, by the implementation that ran forward."""
-    if op.backend != "reference":
-        return op.backward(saved, dy, needs, **attrs)
-    dy = tuple(_upcast(v) for v in dy) if isinstance(dy, tuple) else _upcast(dy)
-    return op.backward(saved, dy, needs, **attrs)
+def run(name: str, *inputs, **attrs):
+    """Run operation `name` on Tensors, arrays, numbers or None, and record it: a Tensor, or a tuple of them."""
+    if _half.get() and TABLE[name].half is not None:
+        inputs = tuple(_as_dtype(x, TABLE[name].half) for x in inputs)
+    if name in OPERATORS and any(x is None for x in inputs):
+        raise TypeError(f"{name}: an operand is None, should be a Tensor, an array or a number")
+    values = operands(name, inputs)
+    op, _ = choose(name, values, attrs)
+    op = _in_compute_dtype(name, op) if op.backend == "reference" else op
+    return apply(op, *(x if isinstance(x, Tensor) else v for x, v in zip(inputs, values)), **attrs)
 
 
 def run_(name: str, *inputs, **attrs):
     """Run one operation without a gradient: a drawing, or a state operation, which writes into its arrays."""
     op, _ = choose(name, inputs, attrs)
-    record(name, op)
-    before = anomaly.copies(inputs)
+    watching = observers.get()
+    before = [observer.before_state(inputs) for observer in watching]
     with np.errstate(all="ignore"):
         result = op(*inputs, **attrs)
-    if before is not None:
-        anomaly.check_state(name, inputs, attrs, before, result)
+    for observer, seen in zip(watching, before):
+        observer.state(name, backend(op), inputs, attrs, seen, result)
     return result
 
 
-def _dtype(name, inputs):
-    if TABLE[name].result == "given":
-        return None
-    return inputs[0].dtype if TABLE[name].result == "first" else arrays.result_dtype(*inputs)
+def _as_dtype(x, dtype):
+    """A float16 or float32 input in the other of the two, recorded; statistics and scalars stay as they are."""
+    if getattr(x, "ndim", 0) == 0 or x.dtype not in (np.float16, np.float32) or x.dtype == dtype:
+        return x
+    return run("astype", x, dtype=dtype)
+
+
+@functools.cache
+def _in_compute_dtype(name, op):
+    """A reference that is given the dtype it computes in (float32 for float16), with results in its inputs' dtype."""
+    result, wide = TABLE[name].result, TABLE[name].wide
+
+    def forward(*inputs, **attrs):
+        dtype = None if result == "given" else inputs[0].dtype if result == "first" else arrays.result_dtype(*inputs)
+        y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
+        if isinstance(y, tuple):
+            return tuple(v if i in wide else _cast(v, dtype) for i, v in enumerate(y)), saved
+        return _cast(y, dtype), saved
+
+    def backward(saved, dy, needs_input_grad, **attrs):
+        dy = tuple(_upcast(v) for v in dy) if isinstance(dy, tuple) else _upcast(dy)
+        return op.backward(saved, dy, needs_input_grad, **attrs)
+
+    return Op(name, forward, backward)
 
 
 def _cast(x, dtype):
@@ -172,39 +160,6 @@ def backend(op) -> str:
     return op.backend if isinstance(op, Op) else BACKENDS.get(".".join(op.__module__.split(".")[:2]), "reference")
 
 
-def record(name, op):
-    log = _log.get()
-    if log is not None:
-        log.append((name, backend(op)))
-
-
-def watched() -> bool:
-    """Whether somebody records or watches what runs: a replayed graph would show nothing."""
-    return _log.get() is not None or anomaly.watching.get() is not None
-
-
-@contextlib.contextmanager
-def recording():
-    """`with recording() as log:` collects (operation, backend) of everything that runs inside."""
-    log: list = []
-    token = _log.set(log)
-    try:
-        yield log
-    finally:
-        _log.reset(token)
-
-
-@contextlib.contextmanager
-def tracing():
-    """`with tracing() as trace:` collects (operation, input arrays, attrs, output arrays) of what runs inside."""
-    trace: list = []
-    token = _trace.set(trace)
-    try:
-        yield trace
-    finally:
-        _trace.reset(token)
-
-
 def explain(subject, *inputs, **attrs):
     """What runs, and why not the other.
 
@@ -216,8 +171,7 @@ def explain(subject, *inputs, **attrs):
     if subject not in TABLE:
         raise ValueError(f"explain: operation is {subject!r}, should be one of {', '.join(sorted(TABLE))}")
     if inputs:
-        values = [x.data if hasattr(x, "requires_grad") else x for x in inputs]  # of Tensors: arrays have a `data` too
-        op, why = choose(subject, values, attrs)
+        op, why = choose(subject, [value(x) for x in inputs], attrs)
         return f"{subject}: {backend(op)} ({why})"
     row = TABLE[subject]
     words = []

@@ -10,7 +10,7 @@ import contextlib
 
 from core import check
 from core.arrays import as_array
-from core.tensor import Tensor
+from core.engine import Tensor
 
 
 class Parameter(Tensor):

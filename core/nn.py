@@ -12,11 +12,11 @@ import numpy as np
 
 import core.functional as F
 from core import check, random
+from core.engine import Tensor
 from core.functional.norm import GROUP_NORM_ACTS
 from core.module import Module, Parameter
 from core.reference.pointwise import ACTIVATIONS
 from core.runtime.distributed import ALONE
-from core.tensor import Tensor
 
 
 def uniform(shape, bound: float) -> Parameter:

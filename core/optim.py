@@ -9,7 +9,7 @@ import numpy as np
 from core import check
 from core.arrays import array_module, module_for
 from core.dispatch import run_
-from core.tensor import Tensor
+from core.engine import Tensor
 
 
 class Optimizer:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from core import arrays
-from core.op import Op
+from core.engine import Op
 from core.reference import (
     adversarial,
     attention,

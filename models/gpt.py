@@ -79,7 +79,7 @@ class GPT(nn.Module):
 
     def forward(self, ids, caches=None):
         start = 0 if caches is None else caches[0].length
-        x = self.wte(ids) + self.wpe.weight[start : start + ids.shape[1]]  # (B, T, D) + (T, D)
+        x = self.wte(ids) + self.wpe.weight[start : start + ids.shape[1]]  # type: ignore[index]  # (B, T, D) + (T, D)
         return self.stack(self.drop(x), causal=True, caches=caches)
 
     def loss(self, ids, target, **options):

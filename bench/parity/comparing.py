@@ -12,8 +12,8 @@ import torch
 
 from bench.parity.cases import run
 from bench.parity.rule import Draw, Verdict, assess, rms
-from core import graph
-from core.dispatch import recording
+from core import engine
+from core.observe import recording
 
 TORCH_DTYPES = {np.dtype(n): getattr(torch, n) for n in ("float16", "float32", "float64")}
 ENOUGH, MOST = 1024, 32  # entries that a verdict should rest on, and draws that are made to have them ...
@@ -140,6 +140,6 @@ def run_ours(case, arrays, dys):
 
 def backward_all(outputs, dys, retain_graph=False):
     """Backward from every output that has a gradient, in one walk, as torch.autograd.backward."""
-    roots = [(y._source(), dy.astype(y.dtype, copy=False)) for y, dy in zip(outputs, dys) if dy is not None]
+    roots = [(engine.source(y), dy.astype(y.dtype, copy=False)) for y, dy in zip(outputs, dys) if dy is not None]
     with np.errstate(all="ignore"):
-        graph.accumulate(graph.walk(roots, retain_graph))
+        engine.accumulate(engine.backward_pass(roots, retain_graph))

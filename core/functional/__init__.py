@@ -7,6 +7,7 @@ Arguments are Tensors or arrays; names, options and defaults are PyTorch's, with
 it should be. What an operation computes is written in core/reference, file by file.
 """
 
+from core import operators  # noqa: F401  (attached to Tensor where its functions are used)
 from core.functional.attention import attention
 from core.functional.conv import conv2d, conv_transpose2d
 from core.functional.losses import (

@@ -2,8 +2,8 @@
 
 from core import check, random
 from core.arrays import as_array
+from core.engine import Tensor
 from core.reference.pointwise import ACTIVATIONS
-from core.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 

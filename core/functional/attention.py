@@ -3,8 +3,8 @@
 import math
 
 from core import check
+from core.dispatch import run
 from core.functional.arguments import fixed, optional, tensor
-from core.tensor import apply
 
 
 def attention(q, k, v, *, causal=False, causal_offset=0, mask=None, bias=None, scale=None):
@@ -33,7 +33,7 @@ def attention(q, k, v, *, causal=False, causal_offset=0, mask=None, bias=None, s
         scale = 1 / math.sqrt(max(q.shape[3], 1))
     check.number(op, "scale", scale)
     options = {"causal": bool(causal), "causal_offset": int(causal_offset), "scale": float(scale)}
-    return apply(op, q, k, v, mask, bias, **options)
+    return run(op, q, k, v, mask, bias, **options)
 
 
 def _broadcasts(shape, full):

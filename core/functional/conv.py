@@ -1,9 +1,9 @@
 """Convolutions on (N, H, W, C) images."""
 
 from core import check
+from core.dispatch import run
 from core.functional.arguments import activation, bias_of, optional, tensor
 from core.reference.conv import span, transposed_size
-from core.tensor import apply
 
 
 def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, act=None, negative_slope=0.01):
@@ -21,7 +21,7 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, act=None, negative_
     if any(n + 2 * p < r for n, p, r in zip(x.shape[1:3], padding, reach)):
         check.fail(op, "x", f"{x.shape[1:3]} pixels with padding {padding}", f"at least the kernel's {reach}")
     attrs = {"stride": stride, "padding": padding, "dilation": dilation}
-    return apply(op, x, w, b, **attrs, **activation(op, act, negative_slope))
+    return run(op, x, w, b, **attrs, **activation(op, act, negative_slope))
 
 
 def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, act=None, negative_slope=0.01):
@@ -42,7 +42,7 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     if min(out) < 1:
         check.fail(op, "padding", padding, f"small enough to leave a pixel (the result would be {out})")
     attrs = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    return apply(op, x, w, b, **attrs, **activation(op, act, negative_slope))
+    return run(op, x, w, b, **attrs, **activation(op, act, negative_slope))
 
 
 def _image_arguments(op, x, w, b, stride, padding, dilation):

@@ -2,9 +2,9 @@
 
 from core import check, random
 from core.arrays import NUMBERS, compute_dtype, number_beside, result_dtype
+from core.dispatch import run
 from core.functional.arguments import REDUCTIONS, fixed, tensor
 from core.reference.adversarial import KINDS
-from core.tensor import apply
 
 
 def softmax(x, axis=-1):
@@ -20,7 +20,7 @@ def log_softmax(x, axis=-1):
 def _along(op, x, axis):
     x = tensor(op, "x", x)
     check.floating(op, x=x.data)
-    return apply(op, x, axis=check.axis(op, x, axis))
+    return run(op, x, axis=check.axis(op, x, axis))
 
 
 def cross_entropy(logits, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean", z_loss=0.0):
@@ -35,7 +35,7 @@ def cross_entropy(logits, target, *, ignore_index=-100, label_smoothing=0.0, red
     classes = check.last(op, "logits", logits, "(..., V)")
     check.matches(op, "target", target.shape, logits.shape[:-1])
     options = _class_loss(op, target, classes, ignore_index, label_smoothing, reduction, z_loss)
-    return apply(op, logits, target, **options)
+    return run(op, logits, target, **options)
 
 
 def linear_cross_entropy(x, w, target, *, ignore_index=-100, label_smoothing=0.0, reduction="mean", z_loss=0.0):
@@ -47,7 +47,7 @@ def linear_cross_entropy(x, w, target, *, ignore_index=-100, label_smoothing=0.0
     check.matches(op, "x's last length (D)", check.last(op, "x", x, "(..., D)"), w.shape[1])
     check.matches(op, "target", target.shape, x.shape[:-1])
     options = _class_loss(op, target, w.shape[0], ignore_index, label_smoothing, reduction, z_loss)
-    return apply(op, x, w, target, **options)
+    return run(op, x, w, target, **options)
 
 
 def _class_loss(op, target, classes, ignore_index, label_smoothing, reduction, z_loss):
@@ -76,7 +76,7 @@ def bce_with_logits(logits, target, *, reduction="mean"):
         check.fail(op, "target", "None", "a Tensor, an array or a number", TypeError)
     if target.ndim:
         check.matches(op, "target", target.shape, logits.shape)
-    return apply(op, logits, target, reduction=reduction)
+    return run(op, logits, target, reduction=reduction)
 
 
 def discriminator_loss(real, fake, *, kind):
@@ -88,7 +88,7 @@ def discriminator_loss(real, fake, *, kind):
     real, fake = tensor(op, "real", real), tensor(op, "fake", fake)
     check.floating(op, real=real.data, fake=fake.data)
     check.one_of(op, "kind", kind, KINDS)
-    return apply(op, real, fake, kind=kind)
+    return run(op, real, fake, kind=kind)
 
 
 def generator_loss(fake, *, kind):
@@ -96,14 +96,14 @@ def generator_loss(fake, *, kind):
     fake = tensor("generator_loss", "fake", fake)
     check.floating("generator_loss", fake=fake.data)
     check.one_of("generator_loss", "kind", kind, KINDS)
-    return apply("generator_loss", fake, kind=kind)
+    return run("generator_loss", fake, kind=kind)
 
 
 def gaussian_kl(mu, logvar, *, reduction="sum"):
     """KL(N(mu, exp(logvar)) || N(0, 1)), elementwise and then reduced (Kingma & Welling 2014, appendix B)."""
     mu, logvar = _gaussian("gaussian_kl", mu, logvar)
     check.one_of("gaussian_kl", "reduction", reduction, REDUCTIONS)
-    return apply("gaussian_kl", mu, logvar, reduction=reduction)
+    return run("gaussian_kl", mu, logvar, reduction=reduction)
 
 
 def reparameterize(mu, logvar, *, noise=None):
@@ -118,7 +118,7 @@ def reparameterize(mu, logvar, *, noise=None):
         check.matches("reparameterize", "noise", noise.shape, mu.shape)
     dtype = compute_dtype(result_dtype(mu.data, logvar.data))
     noise, step, key = random.normal_draw(mu.shape, dtype, noise)
-    return apply("reparameterize", mu, logvar, noise, step, **key)
+    return run("reparameterize", mu, logvar, noise, step, **key)
 
 
 def _gaussian(op, mu, logvar):
@@ -148,5 +148,5 @@ def elbo(recon_logits, x, mu, logvar, *, beta=1.0, parts=False):
     check.flag("elbo", "parts", parts)
     if not mu.ndim or not recon_logits.ndim or mu.shape[0] != recon_logits.shape[0]:
         check.fail("elbo", "mu", f"of shape {mu.shape}", f"(N, Z) with N as in recon_logits {recon_logits.shape}")
-    outputs = apply("elbo", recon_logits, x, mu, logvar, beta)
+    outputs = run("elbo", recon_logits, x, mu, logvar, beta)
     return outputs if parts else outputs[0]

@@ -4,10 +4,9 @@ import math
 
 from core import check
 from core.arrays import is_repeated
-from core.dispatch import run_
+from core.dispatch import run, run_
 from core.functional.arguments import activation, dropout_of, optional, tensor
 from core.runtime.distributed import ALONE, a_world
-from core.tensor import apply
 
 GROUP_NORM_ACTS = (None, "silu")
 
@@ -15,7 +14,7 @@ GROUP_NORM_ACTS = (None, "silu")
 def layer_norm(x, w, b, *, eps=1e-5):
     """Normalise over the last axis (Ba et al. 2016): x (..., D), w and b (D,) or None -> (..., D)."""
     x, w, b = _norm_arguments("layer_norm", x, w, b, eps)
-    return apply("layer_norm", x, w, b, eps=eps)
+    return run("layer_norm", x, w, b, eps=eps)
 
 
 def add_layer_norm(x, residual, w, b, *, eps=1e-5, dropout_p=0.0, mask=None):
@@ -29,7 +28,7 @@ def add_layer_norm(x, residual, w, b, *, eps=1e-5, dropout_p=0.0, mask=None):
     check.floating(op, residual=residual.data)
     check.matches(op, "residual", residual.shape, x.shape)
     mask, step, key = dropout_of(op, x, dropout_p, mask)
-    return apply(op, x, residual, w, b, mask, step, eps=eps, dropout_p=dropout_p, **key)
+    return run(op, x, residual, w, b, mask, step, eps=eps, dropout_p=dropout_p, **key)
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, act=None):
@@ -43,7 +42,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, act=None):
     if x.shape[-1] % num_groups:
         check.fail(op, "num_groups", num_groups, f"a divisor of x's {x.shape[-1]} channels")
     check.one_of(op, "act", act, GROUP_NORM_ACTS)
-    return apply(op, x, weight, bias, num_groups=int(num_groups), eps=eps, act=act)
+    return run(op, x, weight, bias, num_groups=int(num_groups), eps=eps, act=act)
 
 
 def batch_norm(
@@ -80,14 +79,14 @@ def batch_norm(
     shared = {"eps": eps, **activation(op, act, negative_slope)}
     a_world(op, world)
     if not training:
-        return apply("batch_norm_eval", x, mean, var, weight, bias, **shared)
+        return run("batch_norm_eval", x, mean, var, weight, bias, **shared)
     count = math.prod(x.shape[:-1]) * world.size
     if count < 2:
         check.fail(op, "x", f"of shape {x.shape}", "more than one value per channel when training")
     mask, step, key = dropout_of(op, x, dropout_p, mask)
     if world.size > 1:
         op, shared = "sync_batch_norm", {**shared, "world": world}
-    y, m, v = apply(op, x, weight, bias, mask, step, dropout_p=dropout_p, **shared, **key)
+    y, m, v = run(op, x, weight, bias, mask, step, dropout_p=dropout_p, **shared, **key)
     if mean is not None:
         run_("running_stats_", mean.data, var.data, m.data, v.data, momentum=momentum, count=count)
         mean.bump_()
@@ -103,7 +102,7 @@ def dropout(x, p=0.5, training=True, *, mask=None):
     if not training or (p == 0 and mask is None):
         return x
     mask, step, key = dropout_of("dropout", x, p, mask, "p")
-    return apply("dropout", x, mask, step, p=p, **key)
+    return run("dropout", x, mask, step, p=p, **key)
 
 
 def _norm_arguments(op, x, w, b, eps, names=("w", "b")):

@@ -1,8 +1,8 @@
 """Joining, cutting, repeating, enlarging and looking up; matrix products."""
 
 from core import check
+from core.dispatch import run
 from core.functional.arguments import activation, bias_of, optional, tensor
-from core.tensor import apply
 
 
 def concatenate(tensors, axis=0):
@@ -13,18 +13,18 @@ def concatenate(tensors, axis=0):
             "concatenate", "tensors", was, "a list of one tensor or more", TypeError if was != "empty" else ValueError
         )
     tensors = [tensor("concatenate", f"tensors[{i}]", x) for i, x in enumerate(tensors)]
-    return apply("concatenate", *tensors, axis=check.axis("concatenate", tensors[0], axis))
+    return run("concatenate", *tensors, axis=check.axis("concatenate", tensors[0], axis))
 
 
 def split(x, sizes, axis=-1):
     """Cut x along `axis` into a tuple of tensors of the given sizes, which add up to its length."""
     x = tensor("split", "x", x)
-    return apply("split", x, sizes=check.sizes("split", "sizes", sizes), axis=check.axis("split", x, axis))
+    return run("split", x, sizes=check.sizes("split", "sizes", sizes), axis=check.axis("split", x, axis))
 
 
 def broadcast_to(x, shape):
     """x repeated along axes of length 1 and along new ones in front, as NumPy broadcasts."""
-    return apply("broadcast_to", x, shape=check.sizes("broadcast_to", "shape", shape))
+    return run("broadcast_to", x, shape=check.sizes("broadcast_to", "shape", shape))
 
 
 def upsample_nearest(x, scale=2):
@@ -33,12 +33,12 @@ def upsample_nearest(x, scale=2):
     x = tensor(op, "x", x)
     check.floating(op, x=x.data)
     check.shaped(op, "x", x, 4, "(N, H, W, C)")
-    return apply(op, x, scale=check.pair(op, "scale", scale, 1))
+    return run(op, x, scale=check.pair(op, "scale", scale, 1))
 
 
 def matmul(x, y):
     """Matrix product with NumPy's rules for vectors and batches."""
-    return apply("matmul", x, y)
+    return run("matmul", x, y)
 
 
 def linear(x, w, b=None, *, act=None):
@@ -50,7 +50,7 @@ def linear(x, w, b=None, *, act=None):
     if not x.ndim or x.shape[-1] != w.shape[1]:
         check.fail(op, "x", f"of shape {x.shape}", f"(..., {w.shape[1]}) to match w {w.shape}")
     bias_of(op, b, w.shape[0])
-    return apply(op, x, w, b, **activation(op, act, 0.01))
+    return run(op, x, w, b, **activation(op, act, 0.01))
 
 
 def embedding(ids, w):
@@ -59,7 +59,7 @@ def embedding(ids, w):
     check.shaped("embedding", "w", w, 2, "(V, D)")
     check.floating("embedding", w=w.data)
     check.ids("embedding", "ids", ids.data, w.shape[0])
-    return apply("embedding", ids, w)
+    return run("embedding", ids, w)
 
 
 def timestep_embedding(t, dim, *, max_period=10000.0):
@@ -73,4 +73,4 @@ def timestep_embedding(t, dim, *, max_period=10000.0):
     if dim % 2:
         check.fail(op, "dim", dim, "even: half are cosines, half sines")
     check.number(op, "max_period", max_period, 1)
-    return apply(op, t, dim=int(dim), max_period=float(max_period))
+    return run(op, t, dim=int(dim), max_period=float(max_period))

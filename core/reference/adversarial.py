@@ -14,7 +14,7 @@ discriminator is sure and right.
 """
 
 from core.arrays import array_module
-from core.op import Op
+from core.engine import Op
 from core.reference.losses import _reduce, _scale
 from core.reference.pointwise import _sigmoid, _softplus
 

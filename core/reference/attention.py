@@ -11,7 +11,7 @@ row, and compute p again. A row that sees no key gives 0.
 """
 
 from core.arrays import array_module, unbroadcast
-from core.op import Op
+from core.engine import Op
 
 
 def _scores(q, k, mask, bias, causal, causal_offset, scale):

@@ -20,7 +20,7 @@ a dense stride-1 correlation with a subset of the taps; nothing is scattered and
 """
 
 from core.arrays import array_module, total
-from core.op import Op
+from core.engine import Op
 from core.reference.pointwise import activate, activate_backward
 
 BLOCK = 1 << 19  # elements packed at once (2 MB of float32), so that a block is still in cache when it is multiplied

@@ -13,7 +13,7 @@ Gaussian KL to the standard normal (Kingma & Welling 2014, appendix B), l the lo
 """
 
 from core.arrays import array_module, total
-from core.op import Op
+from core.engine import Op
 from core.reference import random
 from core.reference.pointwise import _sigmoid
 

@@ -6,7 +6,7 @@
 import math
 
 from core.arrays import array_module, total, unbroadcast
-from core.op import Op
+from core.engine import Op
 from core.reference.pointwise import activate, activate_backward
 
 

@@ -16,7 +16,7 @@ The variance always comes from centred values, never from E[x^2] - E[x]^2, which
 import math
 
 from core.arrays import array_module, total
-from core.op import Op
+from core.engine import Op
 from core.reference import random
 from core.reference.pointwise import activate, activate_backward
 

@@ -4,14 +4,14 @@ A rule gets `xp`, then `dy`, the result `y` and the inputs (None where `saves` l
 Rules know nothing of broadcasting or dtypes: `_op` broadcasts forward and applies `unbroadcast` once for all of them.
 
 # why: docs/kernels/others.md
-# next: core/tensor.py, which runs an operation and records it
+# next: core/table.py, who computes each operation
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from core.arrays import array_module, is_cupy, is_float, unbroadcast
-from core.op import Op
+from core.engine import Op
 
 
 class Rule(NamedTuple):

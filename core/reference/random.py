@@ -18,7 +18,7 @@ so that every backend draws the same whatever the order in which it works.
 import numpy as np
 
 from core.arrays import array_module
-from core.op import Op
+from core.engine import Op
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

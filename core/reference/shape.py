@@ -7,7 +7,7 @@ embedding.
 import numpy as np
 
 from core.arrays import array_module, is_cupy, total, unbroadcast
-from core.op import Op
+from core.engine import Op
 
 # --- moves: the gradient is the reverse move ----------------------------------------
 

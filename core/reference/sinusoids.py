@@ -11,7 +11,7 @@ Angles are float64: in float32 one of 1,000 is off by 3e-5 before any cosine is 
 """
 
 from core.arrays import array_module, is_float
-from core.op import Op
+from core.engine import Op
 
 
 def _waves(t, dim, max_period):

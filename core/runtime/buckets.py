@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 
 from core.arrays import array_module
-from core.graph import accumulate
+from core.engine import accumulate
 
 COUNT = 4  # buckets of a large model
 LEAST = 1 << 18  # bytes of a bucket: below, a message costs more for being one than for its length

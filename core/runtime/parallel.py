@@ -18,7 +18,7 @@ import numpy as np
 
 from core import random
 from core.arrays import array_module
-from core.graph import accumulate
+from core.engine import accumulate
 from core.runtime import threads
 
 
@@ -29,7 +29,8 @@ def backward(losses, n: int, count: int, scale=None, *, first: int = 0, rounds: 
     of which counts `weight` times (a mean's share of the whole, or 1 over the count for a sum). `count` is the number
     of parts at a time, at most n and one on a GPU, `rounds` how often. `scale`: a 0-dimensional array by which the
     gradients are multiplied. Where the n examples are some of a larger batch, `first` is the number of the first there.
-    `ready`: as in `graph.walk`, for the last round where that is one part: others add to the same gradients at once.
+    `ready`: called as `on_leaf_grad` of engine.backward_pass, for the last round where that is one part: others add to
+    the same gradients at once.
     """
     generator = random.current()
     if generator.xp is not np or random.recording():
@@ -65,4 +66,4 @@ def _work(losses, scale, ready, generator, start, stop):
         tensors, weight = losses(start, stop)
         dy = array_module(tensors[0].data).full((), weight, np.float64)
         dy = dy if scale is None else dy * scale
-        return tensors[0].gradients(dy, ready=ready), [t.data * weight for t in tensors]
+        return tensors[0].gradients(dy, on_leaf_grad=ready), [t.data * weight for t in tensors]

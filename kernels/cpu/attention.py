@@ -32,7 +32,7 @@ Source      Dao et al. 2022, "FlashAttention", algorithms 1 and 4
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu import attention_backward as both
 from kernels.cpu.attention_backward import KEYS, QUERIES, exponentials, mask_scores

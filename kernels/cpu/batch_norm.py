@@ -25,7 +25,7 @@ Source      Chan, Golub & LeVeque 1979 on shifted sums
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, PIECE, REAL, const, f32, floats, inline, kernel, out
 from kernels.cpu.random import BYTES, dropping_of

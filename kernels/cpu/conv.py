@@ -18,7 +18,7 @@ from itertools import product
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.reference.conv import phase, span, transposed_size
 from kernels.cpu import direct, direct_backward, narrow, winograd
 from kernels.cpu.activations import activation_backward, slope_of, tanh_loop

@@ -18,7 +18,7 @@ Limits      0 <= ids < V, as NumPy and core.functional have checked by then
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.reference import shape
 from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out

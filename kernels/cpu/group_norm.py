@@ -25,7 +25,7 @@ import math
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, const, f32, floats, inline, kernel, out, sigmoid
 from kernels.cpu.pointwise import silu_slope

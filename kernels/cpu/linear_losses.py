@@ -20,7 +20,7 @@ Limits      none
 import numpy as np
 from numba import types
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
 from kernels.cpu.lanes import LANES, up

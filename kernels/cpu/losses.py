@@ -27,7 +27,7 @@ import numpy as np
 from numba import types
 
 from core.arrays import total
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, REAL, const, exp, f32, floats, inline, kernel, log, out
 from kernels.cpu.lanes import (

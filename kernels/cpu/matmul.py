@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.activations import activation_backward, slope_of, tanh_loop
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, floats, kernel, out

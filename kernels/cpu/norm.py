@@ -20,7 +20,7 @@ Source      batch norm has a file of its own, imported here so that all norms ar
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.batch_norm import NO_MASK, batch_norm, batch_norm_eval
 from kernels.cpu.common import DOUBLE, PIECE, REAL, SUMS, const, f32, floats, inline, kernel, out

@@ -21,7 +21,7 @@ Versions    NumPy, one core of a Zen 5, 10^5 elements: 0.3 to 8 ns an element fo
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.reference.pointwise import TANH_GELU
 from core.runtime.threads import share
 from kernels.cpu.common import PIECE, REAL, const, erf, exp, f32, floats, inline, kernel, log1p, out

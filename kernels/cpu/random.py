@@ -27,7 +27,7 @@ import math
 import numpy as np
 from numba import types
 
-from core.op import Op
+from core.engine import Op
 from core.reference.random import MULTIPLIERS, ROUNDS, WEYL
 from core.runtime.threads import share
 from kernels.cpu.common import PIECE, REAL, const, f32, floats, inline, kernel, log, out

@@ -8,7 +8,7 @@ Plan        the noise is drawn (kernels/cpu/random.py), unless it is given, and 
 # next: kernels/cpu/random.py
 """
 
-from core.op import Op
+from core.engine import Op
 from kernels.cpu.common import PIECE, const, exp, f32, kernel, out
 from kernels.cpu.pointwise import elementwise
 from kernels.cpu.random import normal

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
 

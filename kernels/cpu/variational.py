@@ -24,7 +24,7 @@ Source      Kingma & Welling 2014, appendix B; the stable bce is torch's
 
 import numpy as np
 
-from core.op import Op
+from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, PIECE, const, exp, f32, floats, inline, kernel, log_near, out, sigmoid
 from kernels.cpu.lanes import LANES, add_product, added_up, fill, load_part

@@ -1,2 +1,2 @@
-"""Triton kernels, one file a family, which gives Ops with the contract of core/op.py, or what several
+"""Triton kernels, one file a family, which gives Ops with the contract of core/engine.py, or what several
 families share. Imported only when one runs."""

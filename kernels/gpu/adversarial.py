@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
-from core.op import Op
+from core.engine import Op
 from core.reference.adversarial import DISCRIMINATOR, GENERATOR
 from kernels.gpu.common import add_up, cdiv, contiguous, log1p, sigmoid
 from kernels.launch import blocks, launch

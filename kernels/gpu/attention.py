@@ -42,7 +42,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.attention_backward import attention_backward, common, padded, put, scores, tile, without_repeats
 from kernels.gpu.common import cdiv
 from kernels.launch import blocks, launch

@@ -44,7 +44,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
-from core.op import Op
+from core.engine import Op
 from core.reference.conv import span, transposed_size
 from kernels.gpu.activations import KEEPS_INPUT, activate
 from kernels.gpu.common import cdiv, precision_of

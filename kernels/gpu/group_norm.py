@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.activations import activate, slope
 from kernels.gpu.batch_norm import reciprocal_deviation, sum_parts
 from kernels.gpu.common import cdiv, contiguous

@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.common import cdiv, contiguous
 from kernels.gpu.matmul import gemm
 from kernels.gpu.softmax import first_row, load_row, row_statistics, row_tile

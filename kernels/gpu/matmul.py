@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.activations import KEEPS_INPUT, activate, slope
 from kernels.gpu.common import cdiv, contiguous, precision_of, rows_of
 from kernels.launch import blocks, launch

@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.batch_norm import (
     batch_norm,
     batch_norm_eval,

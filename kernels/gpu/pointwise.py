@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import result_dtype
-from core.op import Op
+from core.engine import Op
 from kernels.gpu import activations, common, reductions
 from kernels.gpu.reductions import mapped, unbroadcast
 

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, result_dtype
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.common import cdiv, contiguous
 from kernels.gpu.random import KEY, frozen, key, normal_lane
 from kernels.launch import blocks, launch

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module, is_float
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.common import cdiv, contiguous
 from kernels.gpu.random import quarter
 from kernels.launch import blocks, launch

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.common import cdiv, contiguous
 from kernels.launch import blocks, launch
 

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from core.arrays import array_module
-from core.op import Op
+from core.engine import Op
 from kernels.gpu.batch_norm import tile
 from kernels.gpu.common import cdiv, contiguous, rows_of
 from kernels.launch import blocks, launch

@@ -1,6 +1,6 @@
 """A forward pass as an ONNX graph: every operation that runs becomes a few nodes, by one rule an operation.
 
-    y = function(x)        is run twice, on inputs of two sizes, while core.dispatch.tracing writes down what runs;
+    y = function(x)        is run twice, on inputs of two sizes, while core.observe.tracing writes down what runs;
     names                  an array that an operation made is known by its identity; any other is a constant;
     sizes                  what differs between the two runs depends on the input's size, and must not be baked in.
 
@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from core import no_grad
-from core.dispatch import tracing
+from core.observe import tracing
 
 OPSET, IR = 20, 10
 SIZES = ({"N": 2, "P": 3}, {"N": 5, "P": 7})  # of the axes that may have any length, in the two runs: batch and past

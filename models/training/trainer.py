@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from core import Generator, check, checkpoint, dispatch, nn, no_grad, optim, random, use
+from core import Generator, check, checkpoint, dispatch, nn, no_grad, observe, optim, random, use
 from core.check import shown
 from core.checkpoint import CheckpointError
 from core.runtime import memory, parallel, threads
@@ -150,7 +150,7 @@ class Trainer:
 
     def update(self):
         """One training step on what was fed."""
-        if self.captured is None or not self.graph or dispatch.watched() or random.recording():
+        if self.captured is None or not self.graph or observe.observed() or random.recording():
             self._step()
             return
         self.captured()

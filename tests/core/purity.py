@@ -17,7 +17,7 @@ def check_purity(case):
     dys = random_dys(case, outputs, np.float32)
     nodes = _nodes(outputs)
     for node in nodes:
-        _check_plain(f"{case.name}: saved of {node.name}", node.saved)
+        _check_plain(f"{case.name}: saved of {node.op.name}", node.saved)
     saved = [a for node in nodes for a in _arrays_in(node.saved)]
     watched = [("input", a) for a in arrays] + [("output", y.data) for y in outputs]
     watched += [("dy", dy) for dy in dys if dy is not None] + [("saved array", a) for a in saved]

@@ -11,11 +11,12 @@ import pytest
 
 import core.functional as F
 from bench.parity import small_models
-from core import AnomalyError, Tensor, anomaly, checkpoint, detect_anomaly, dispatch, nn, optim, use
+from core import AnomalyError, Tensor, checkpoint, detect_anomaly, nn, observe, optim, use
 from core.checkpoint import CheckpointError
 from core.runtime import threads
 from models.__main__ import main
 from models.gan import GANTrainer
+from tests.core.intercept import intercept
 
 
 def f32(*values):
@@ -160,19 +161,18 @@ def poisoned(values, number, index=None):
 def plant(monkeypatch, direction, at, number):
     """Let operation number `at` of this direction give `number`; the list gets the names of all that ran."""
     ran: list = []
-    run = getattr(dispatch, direction)
 
-    def forward(name, inputs, attrs):
-        op, y, saved = run(name, inputs, attrs)
-        ran.append(name)
-        return op, poisoned(y, number) if len(ran) - 1 == at else y, saved
-
-    def backward(op, saved, dy, needs, attrs):
+    def forward(op, *inputs, **attrs):
+        y, saved = op.forward(*inputs, **attrs)
         ran.append(op.name)
-        grads = run(op, saved, dy, needs, attrs)
-        return poisoned(tuple(grads), number, needs.index(True)) if len(ran) - 1 == at else grads
+        return poisoned(y, number) if len(ran) - 1 == at else y, saved
 
-    monkeypatch.setattr(dispatch, direction, {"forward": forward, "backward": backward}[direction])
+    def backward(op, saved, dy, needs_input_grad, **attrs):
+        ran.append(op.name)
+        grads = op.backward(saved, dy, needs_input_grad, **attrs)
+        return poisoned(tuple(grads), number, needs_input_grad.index(True)) if len(ran) - 1 == at else grads
+
+    intercept(monkeypatch, **{direction: {"forward": forward, "backward": backward}[direction]})
     return ran
 
 
@@ -196,17 +196,14 @@ def test_one_bad_number_in_a_training_step_is_found(kind, direction, monkeypatch
 def test_a_part_of_the_batch_is_watched_too(monkeypatch):
     monkeypatch.setattr(threads, "COUNT", 2)
     t = small_models.trainer("vae")
-    monkeypatch.setattr(dispatch, "forward", _bad_elbo(dispatch.forward))
+
+    def forward(op, *inputs, **attrs):
+        y, saved = op.forward(*inputs, **attrs)
+        here = op.name == "elbo" and threading.current_thread() is not threading.main_thread()
+        return poisoned(y, np.nan) if here else y, saved
+
+    intercept(monkeypatch, forward)
     assert message(lambda: small_models.run(t, 1)).startswith("elbo: result 0")
-
-
-def _bad_elbo(run):
-    def forward(name, inputs, attrs):
-        op, y, saved = run(name, inputs, attrs)
-        here = name == "elbo" and threading.current_thread() is not threading.main_thread()
-        return op, poisoned(y, np.nan) if here else y, saved
-
-    return forward
 
 
 @pytest.mark.parametrize("kind", small_models.SMALL)
@@ -214,9 +211,8 @@ def test_watching_changes_no_bit_and_off_it_looks_at_nothing(kind, monkeypatch):
     watched, alone = small_models.trainer(kind), small_models.trainer(kind)
     with detect_anomaly(watched.model):
         expected = small_models.run(watched, 2)
-    monkeypatch.setattr(anomaly, "count", None)
-    monkeypatch.setattr(anomaly, "check_forward", None)
-    assert small_models.run(alone, 2) == expected and anomaly.watching.get() is None
+    monkeypatch.setattr(observe, "count", None)
+    assert small_models.run(alone, 2) == expected and not observe.observed()
     assert not small_models.different(small_models.snapshot(watched), small_models.snapshot(alone))
 
 
@@ -240,20 +236,20 @@ def saved_steps(folder):
 
 def test_a_run_ends_at_a_bad_loss_and_its_advice_finds_the_operation(tmp_path, monkeypatch, capsys):
     """The tenth operation of step 5 makes an infinity; the losses are NaN from there on."""
-    run, current, folder = dispatch.forward, [0, 0], tmp_path / "run"
+    current, folder = [0, 0], tmp_path / "run"
     train_step = GANTrainer.train_step
 
     def step(self):
         current[:] = self.steps, 0
         train_step(self)
 
-    def forward(name, inputs, attrs):
-        op, y, saved = run(name, inputs, attrs)
+    def forward(op, *inputs, **attrs):
+        y, saved = op.forward(*inputs, **attrs)
         current[1] += 1
-        return op, poisoned(y, np.inf) if current == [4, 10] else y, saved
+        return poisoned(y, np.inf) if current == [4, 10] else y, saved
 
     monkeypatch.setattr(GANTrainer, "train_step", step)
-    monkeypatch.setattr(dispatch, "forward", forward)
+    intercept(monkeypatch, forward)
     line = failed(capsys, *TRAIN, "--out", folder)
     advice = f"--resume {folder} with --detect-anomaly names the operation"
     assert "the loss is not finite" in line and "at step 5" in line and line.endswith(advice), line

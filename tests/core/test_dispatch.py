@@ -9,8 +9,9 @@ import pytest
 import core.functional as F
 import core.random
 from core import Generator, KernelLimit, Tensor, dispatch, explain, use
-from core.dispatch import on, recording
-from core.op import Op
+from core.dispatch import on
+from core.engine import Op
+from core.observe import recording
 from core.table import TABLE, Kernel, Row, Why, _kernel
 from tests import ROOT
 

@@ -12,7 +12,7 @@ import pytest
 
 import core.functional as F
 from core import Tensor, no_grad
-from core.op import Op
+from core.engine import Op
 from core.table import TABLE
 
 

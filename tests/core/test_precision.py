@@ -9,8 +9,9 @@ import torch
 import core.functional as F
 from bench.parity import small_models
 from bench.torch_models import TWINS
-from core import Tensor, dispatch, random, use
+from core import Tensor, random, use
 from core.checkpoint import CheckpointError
+from core.observe import tracing
 from models import MODELS
 from models.__main__ import main
 from models.training.runs import Run
@@ -141,18 +142,16 @@ def test_saved_and_continued_in_the_same_bits(tmp_path):
         trainer("gan", "fp32").load(tmp_path / "c.safetensors")
 
 
-def test_parameters_and_moments_stay_float32_and_products_are_float16(monkeypatch):
+def test_parameters_and_moments_stay_float32_and_products_are_float16():
     t = trainer("gpt", "fp16")
-    seen = []
-    forward = dispatch.forward
-    monkeypatch.setattr(
-        dispatch, "forward", lambda name, inputs, attrs: seen.append((name, inputs)) or forward(name, inputs, attrs)
-    )
-    small_models.run(t, 1)
+    with tracing() as trace:
+        small_models.run(t, 1)
     assert all(
         a.dtype == np.float32 for name, a in t.state().items() if name.startswith(("model.", "optim.")) and a.ndim
     )
-    products = [[a.dtype for a in inputs if a is not None] for name, inputs in seen if name in ("linear", "attention")]
+    products = [
+        [a.dtype for a in inputs if a is not None] for name, inputs, *_ in trace if name in ("linear", "attention")
+    ]
     assert products and all(d == np.float16 for dtypes in products for d in dtypes)
 
 

@@ -35,5 +35,6 @@ def test_reparameterize_draws_the_generators_noise_forward_and_backward(rng, dty
 def test_reparameterize_keeps_no_noise(rng):
     mu, logvar = rng.standard_normal((2, 50, 7))
     _, step, key = random.normal_draw(mu.shape, np.float64)
-    _, _, saved = dispatch.forward("reparameterize", [mu, logvar, None, step], key)
+    op, _ = dispatch.choose("reparameterize", [mu, logvar, None, step], key)
+    _, saved = op.forward(mu, logvar, None, step, **key)
     assert all(x is None or x is logvar or x.size == 1 for x in saved)

@@ -17,7 +17,8 @@ from bench.parity.cases import BY_NAME, CASES
 from bench.parity.comparing import judged
 from bench.parity.rule import Draw, judge
 from core import Generator, Tensor, nn, optim, random
-from core.dispatch import forward, on, recording, run_, use
+from core.dispatch import choose, on, run_, use
+from core.observe import recording
 from core.reference import random as reference
 from core.table import TABLE, Kernel
 from kernels import launch
@@ -227,7 +228,7 @@ def noise_drawn_again():
             z.backward(dz)
             found.append((z.data, *(leaf.grad for leaf in leaves)))
         _, step, key = random.normal_draw(mu.shape, np.float32)
-        _, _, saved = forward("reparameterize", [mu, logvar, None, step], key)
+        _, saved = choose("reparameterize", [mu, logvar, None, step], key)[0].forward(mu, logvar, None, step, **key)
     assert all(np.array_equal(one, other) for one, other in zip(*found)) and {b for _, b in log} == {"triton"}, log
     assert all(x is None or x.size == 1 or np.shares_memory(x, logvar) for x in saved)
     agree("reparameterize", lambda m, v, n: [F.reparameterize(m, v, noise=n).data], mu, logvar, given)
@@ -283,7 +284,7 @@ def targets_out_of_range():
     z, targets = RNG.standard_normal((4, 5)).astype("f"), np.array([0, 5, -1, 4])
     options = {"ignore_index": -100, "label_smoothing": 0.0, "reduction": "none", "z_loss": 0.0}
     with on("cuda"), use("kernels"):
-        _, losses, _ = forward("cross_entropy", [z, targets], options)
+        losses, _ = choose("cross_entropy", [z, targets], options)[0].forward(z, targets, **options)
     assert np.isnan(losses).tolist() == [False, True, True, False], losses
     print("targets out of range")
 

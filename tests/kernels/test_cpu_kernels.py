@@ -19,7 +19,8 @@ from bench.parity.cases import BENCH, BY_NAME, CASES, DIFFERENTIABLE, NOTHING_RU
 from bench.parity.cases.inputs import Case, normal
 from bench.parity.comparing import compare, random_dys, run_ours
 from core import dispatch
-from core.dispatch import recording, use
+from core.dispatch import use
+from core.observe import recording
 from core.runtime import threads
 from core.table import TABLE, Kernel
 from kernels.cpu import common, winograd

@@ -17,7 +17,7 @@ import pytest
 
 from bench.cpu.worker import TOLERANCE
 from bench.parity.cases import FAMILIES
-from core.op import Op
+from core.engine import Op
 from core.table import TABLE, Kernel
 from models import MODELS
 from tests import ROOT

@@ -9,9 +9,9 @@ import pytest
 import core
 import models
 from bench.parity import small_models
-from core import dispatch
 from core.checkpoint import CheckpointError
 from core.runtime import threads
+from tests.core.intercept import intercept
 
 KINDS = list(models.MODELS)
 
@@ -83,21 +83,18 @@ def test_no_float64_array_is_made(kind, monkeypatch):
         elif isinstance(value, np.ndarray) and value.ndim and value.dtype.kind == "f":
             seen.append(value.dtype)
 
-    forward, backward = dispatch.forward, dispatch.backward
-
-    def watched_forward(*args):
-        result = forward(*args)
-        watch(result[1:])
+    def forward(op, *inputs, **attrs):
+        result = op.forward(*inputs, **attrs)
+        watch(result)
         return result
 
-    def watched_backward(*args):
-        result = backward(*args)
+    def backward(op, *arguments, **attrs):
+        result = op.backward(*arguments, **attrs)
         watch(result)
         return result
 
     t = small_models.trainer(kind)
-    monkeypatch.setattr(dispatch, "forward", watched_forward)
-    monkeypatch.setattr(dispatch, "backward", watched_backward)
+    intercept(monkeypatch, forward, backward)
     small_models.run(t, 2)
     assert len(seen) > 50
     assert set(seen) == {np.dtype(np.float32)}

@@ -12,7 +12,7 @@ import pytest
 from bench.parity.cases import BY_NAME
 from bench.parity.comparing import compare
 from bench.parity.gradcheck import check_case
-from core.op import Op
+from core.engine import Op
 from core.table import TABLE
 from tests.core.purity import check_purity
 

@@ -13,8 +13,8 @@ turns a test red.
 
 from bench.parity.cases import adversarial, bench, device, image, layers, losses, pointwise, shape
 from core import Tensor
-from core.dispatch import recording
-from core.op import Op
+from core.engine import Op
+from core.observe import recording
 from core.table import TABLE
 
 CASES = [*pointwise.CASES, *shape.CASES, *image.CASES, *layers.CASES, *losses.CASES, *adversarial.CASES]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench.parity.cases import BENCH, CASES, DIFFERENTIABLE, FAMILIES, NOTHING_RUNS, SMOOTH, covered, family, run
-from core import dispatch
 from core import functional as F
+from core.observe import tracing
 
 DTYPES = 3  # each case is judged in float64, float32 and float16
 
@@ -63,21 +63,15 @@ def test_names_are_unique_and_begin_with_the_operation_that_runs():
         assert case.name in NOTHING_RUNS or case.op in covered([case]), f"{case.name} does not run {case.op}"
 
 
-def signature(case, monkeypatch):
+def signature(case):
     """What makes a case's branch: the operations it runs with their shapes and options, which gradients are wanted,
     and what kinds of numbers go in."""
-    calls, forward = [], dispatch.forward
-
-    def noted(name, inputs, attrs):
-        shapes = tuple(None if x is None else x.shape or x.item() for x in inputs)  # of a 0-dimensional one, its value
-        calls.append((name, shapes, repr(sorted(attrs.items(), key=str))))
-        return forward(name, inputs, attrs)
-
     arrays = case.arrays()
-    monkeypatch.setattr(dispatch, "forward", noted)
-    run(case, arrays)
-    monkeypatch.undo()
-    return tuple(calls), tuple(case.needs(arrays)), tuple(_kinds(a) for a in arrays)
+    with tracing() as trace:
+        run(case, arrays)
+    shape = lambda x: None if x is None else x.shape or x.item()  # of a 0-dimensional one, its value
+    calls = tuple((op, (*map(shape, given),), repr(sorted(attrs.items(), key=str))) for op, given, attrs, _ in trace)
+    return calls, tuple(case.needs(arrays)), tuple(_kinds(a) for a in arrays)
 
 
 def _kinds(a):
@@ -92,10 +86,10 @@ def _kinds(a):
     return size, *special
 
 
-def test_no_two_cases_are_alike(monkeypatch):
+def test_no_two_cases_are_alike():
     seen = {}
     for case in CASES:
-        key = (case.op, *signature(case, monkeypatch))
+        key = (case.op, *signature(case))
         assert case.name in NOTHING_RUNS or key not in seen, f"{case.name} exercises what {seen[key]} does"
         seen[key] = case.name
 

@@ -12,7 +12,8 @@ import pytest
 import core.functional as F
 from bench.parity import small_models
 from core import Generator, Tensor, dispatch, no_grad, random
-from core.graph import accumulate
+from core.engine import accumulate
+from core.observe import recording
 from core.runtime import threads
 from models.__main__ import main
 from models.training.runs import Run, RunError
@@ -125,7 +126,7 @@ def together(*functions) -> list:
 
 def trained(kind, seed, steps=3):
     """Metrics and state after some steps of a trainer of one's own, as bytes."""
-    with dispatch.recording() as log:
+    with recording() as log:
         t = small_models.trainer(kind, seed=seed, dropout=0.2)
         metrics = small_models.run(t, steps)
     assert {backend for _, backend in log} >= {"numba"}
