@@ -63,7 +63,7 @@ bench: .venv/test kernels
 	@$(RUN) -m bench report
 
 parity: .venv/test kernels
-	$(RUN) -m bench.parity.report
+	$(RUN) -m bench.command parity --report
 
 report: .venv/test
 	$(RUN) -m bench report

@@ -1,1 +1,1 @@
-"""Measurements. `python -m bench presets` times a training step of every model at every size."""
+"""Measurements. `assay bench presets` times a training step of every model at every size."""

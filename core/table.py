@@ -1,7 +1,7 @@
 """The one table of operations: for each its reference and, per device, its kernel or the reason why there is none.
 
 A kernel's limits are a function of the arguments that gives None, or why they are refused, in words.
-`python -m bench.tools explain` prints the table; core/dispatch.py chooses from it.
+`assay kernels explain` prints the table; core/dispatch.py chooses from it.
 
 # next: core/dispatch.py, which chooses the implementation
 """

@@ -1,4 +1,4 @@
-"""python -m models: train, sample, evaluate, export."""
+"""train, sample, evaluate, export: `assay train ...`, or `python -m models train ...` in a checkout."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import traceback
 
 import numpy as np
 
-from core.runtime import distributed
+from core.runtime import process_group
 from models import MODELS
 from models.diffusion import SAMPLERS
 from models.training.commands import Parser, positive
@@ -21,8 +21,8 @@ APART = 5.0  # seconds by which the first rank may come later to an error of its
 ALIKE = 30.0  # seconds in which the first rank comes to the error that another has, or hears of it
 
 
-def parser():
-    p = Parser(prog="python -m models", description="Train, sample and evaluate generative models.")
+def parser(prog):
+    p = Parser(prog=prog, description="Train, sample and evaluate generative models.")
     commands = p.add_subparsers(dest="command", required=True)
 
     t = commands.add_parser("train", help="train a model into a run folder, or continue one")
@@ -53,7 +53,7 @@ def parser():
     t.add_argument(
         "--timeout",
         type=positive,
-        default=int(distributed.TIMEOUT),
+        default=int(process_group.TIMEOUT),
         metavar="SECONDS",
         help="on several ranks: how long they wait for each other (default %(default)s)",
     )
@@ -92,7 +92,7 @@ FIXED = ("preset", "batch", "seed", "out", "data", "precision", "sync_batch_norm
 
 
 def _train(args):
-    world = distributed.world(args.device, args.timeout)
+    world = process_group.world(args.device, args.timeout)
     if args.resume:
         given = {o: getattr(args, o) for o in FIXED}
         fixed = [o.replace("_", "-") for o, value in given.items() if value is not None and value is not False]
@@ -207,15 +207,15 @@ def _saved(folder):
     return run
 
 
-def main(arguments=None) -> int:
-    (rank, size), errors = distributed.launched(), sys.stderr
+def main(arguments=None, prog="python -m models") -> int:
+    (rank, size), errors = process_group.launched(), sys.stderr
     with contextlib.ExitStack() as quiet:
         if rank:  # the first rank speaks for all, unless another has an error that it has not
             silent = quiet.enter_context(open(os.devnull, "w"))
             quiet.enter_context(contextlib.redirect_stdout(silent))
             quiet.enter_context(contextlib.redirect_stderr(silent))
         try:
-            args = parser().parse_args(arguments)
+            args = parser(prog).parse_args(arguments)
         except SystemExit:
             _let_the_first_speak(rank)
             raise
@@ -227,12 +227,14 @@ def main(arguments=None) -> int:
             return exit_code(interrupt)
         except KeyboardInterrupt as interrupt:  # others do not know of it: they would wait for this rank
             return (
-                _fail("interrupted", rank, errors, exit_code(interrupt)) if distributed.met() else exit_code(interrupt)
+                _fail("interrupted", rank, errors, exit_code(interrupt))
+                if process_group.met()
+                else exit_code(interrupt)
             )
         except ERRORS as error:
             return _fail(in_words(error), rank, errors)
         except Exception as error:
-            if not distributed.met():
+            if not process_group.met():
                 raise
             traceback.print_exc(file=errors)
             return _fail(f"{type(error).__name__}: {in_words(error)}", rank, errors)
@@ -243,12 +245,12 @@ def _fail(words, rank, errors, code=1) -> int:
     """One line, and the end of all ranks that have met. The first speaks; another does so only if the first has not
     ended them soon after: most errors are the same on all, and it hears of those that are not."""
     line = f"{f'rank {rank}: ' if rank else ''}{words}"
-    if rank and distributed.met():
-        distributed.world().tell(line, ALIKE)
-    if not rank or distributed.met():
+    if rank and process_group.met():
+        process_group.world().tell(line, ALIKE)
+    if not rank or process_group.met():
         print(f"error: {line}", file=errors, flush=True)
-    if distributed.met():
-        distributed.world().end(code)
+    if process_group.met():
+        process_group.world().end(code)
     _let_the_first_speak(rank)
     return code
 

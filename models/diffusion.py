@@ -16,7 +16,6 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from core import Tensor, check, nn, optim, random
 from core.runtime import threads
@@ -26,6 +25,7 @@ from models.layers.unet import CLASSES, NO_CLASS, UNet
 from models.training.config import Config
 from models.training.families import signed_pixels
 from models.training.labels import LabelTrainer
+from models.training.progress import progress
 
 SAMPLERS = ("ddim", "ddpm")
 CHUNK = 64  # images that go through the network at once when sampling
@@ -154,7 +154,7 @@ class DiffusionTrainer(LabelTrainer):
         labels = self.labels_of("sample", n, self.in_turn(n) if labels is None else labels)
         with self.apart(seed):
             x = random.normal((n, 28, 28, 1))
-            for t, s in tqdm(times, "sampling", unit="step", leave=False, delay=PATIENCE):
+            for t, s in progress(times, "sampling", unit="step", leave=False, delay=PATIENCE):
                 x0 = self.denoised(x, t, labels, guidance)
                 if sampler == "ddpm":
                     x = self.schedule.ddpm(x, x0, t, s, random.normal(x.shape))

@@ -1,7 +1,7 @@
 """Every operation at the models' sizes with pytest-benchmark: `.venv/bin/pytest bench/cpu/bench_ops.py -k conv2d`.
 
 For a look at one's own changes: all providers share this process, one thread each. What the README quotes is measured
-by `python -m bench ops`, in processes that take turns.
+by `assay bench ops`, in processes that take turns.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""What ranks cost: `python -m bench distributed`, bench/results/distributed.json and the tables of docs/distributed.md.
+"""What ranks cost: `assay bench distributed`, bench/results/distributed.json and the tables of docs/distributed.md.
 
 The model of a step of N ranks is its time s without communication, and that of its sums:
 
@@ -25,13 +25,13 @@ import numpy as np
 
 from bench.cpu.step import RESULTS as STEPS
 from bench.cpu.turns import check_idle
-from core.runtime import distributed, memory
+from core.runtime import distributed, memory, process_group
 from core.runtime.buckets import Buckets
 from models import MODELS
 
 RESULTS = STEPS.parent / "distributed.json"
 PAGE = STEPS.parent.parent.parent / "docs" / "distributed.md"
-MARKS = "<!-- measured: made by `python -m bench distributed` -->", "<!-- end of measured -->"
+MARKS = "<!-- measured: made by `assay bench distributed` -->", "<!-- end of measured -->"
 TRIALS = tuple((share, pieces) for share in (0.25, 0.5) for pieces in (1, 2))  # of each bucket; a trial's buckets
 STEPS_TIMED = 12
 MPIRUN = Path(sys.executable).parent / "mpirun"
@@ -139,7 +139,7 @@ def _medians(rows):
 def rank(kind, batch, what):
     """What a rank does; the first prints JSON. `what`: "alone", each rank for itself, "summed" or "overlapped"."""
     memory.keep_freed()
-    world = distributed.world()
+    world = process_group.world()
     config = MODELS[kind].Config.preset("demo", batch=int(batch))
     trainer = MODELS[kind](config, world=distributed.ALONE if what == "alone" else world)
     found = summed(trainer) if what == "summed" else plain(trainer)

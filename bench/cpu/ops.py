@@ -1,4 +1,4 @@
-"""Single operations at the models' sizes, on a CPU: `python -m bench ops [PATTERN]`.
+"""Single operations at the models' sizes, on a CPU: `assay bench ops [PATTERN]`.
 
 Ours, the reference and torch (for images in both memory formats), forward, and forward and backward, each side in a
 process of its own and in turns (bench/cpu/turns.py). A row's limit is what its flops and bytes (bench/roofline.py)
@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from bench import roofline
 from bench.cpu.extra import EXTRAS
@@ -21,6 +20,7 @@ from bench.parity import comparing
 from bench.parity.cases import BENCH, BY_NAME
 from core import Tensor, dispatch
 from core.runtime import threads
+from models.training.progress import progress
 
 PASSES = ("forward", "both")
 TURN = 0.15  # seconds
@@ -159,9 +159,9 @@ def run(args):
     setting = Setting(threads.COUNT)
     sides = {who: Side(["ops", who], setting) for who in ("ours", "torch")}
     try:
-        for name in tqdm(names, "cases", disable=len(names) < 2):
+        for name in progress(names, "cases", disable=len(names) < 2):
             rows.append(bounded(measure(name, sides, args.pairs), found))
-            tqdm.write(line(rows[-1]))
+            print(line(rows[-1]))
             if args.record:
                 record(RESULTS, rows[-1:], ("case",))
     finally:

@@ -1,4 +1,4 @@
-"""How time and memory grow: `python -m bench scaling`, bench/results/scaling.json and docs/images/scaling.png.
+"""How time and memory grow: `assay bench scaling`, bench/results/scaling.json and docs/images/scaling.png.
 
 Attention over T tokens and linear cross entropy over V words, forward and backward, by kernels and by the reference,
 which holds all scores, or a chunk of the logits. Every point is a process of its own: seconds are the least of three,
@@ -12,11 +12,11 @@ import sys
 
 import numpy as np
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 
 import core.functional as F
 from bench.cpu import step, worker
 from core import Tensor, use
+from models.training.progress import progress
 
 TOKENS = tuple(2**i for i in range(8, 14))  # 256 to 8,192
 WORDS = tuple(2**i for i in range(10, 18))  # 1,024 to 131,072
@@ -53,7 +53,7 @@ def point(what, size, mode):
 def run(args):
     jobs = [(what, size, mode) for what, (_, sizes) in SERIES.items() for size in sizes for mode in MODES]
     found = []
-    for job in tqdm(jobs, "points"):
+    for job in progress(jobs, "points"):
         command = [sys.executable, "-m", "bench.cpu.scaling", *map(str, job)]
         found.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     RESULTS.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A training step beside its twin in PyTorch: `python -m bench step MODEL [--preset P] --batch N [--compile]`.
+"""A training step beside its twin in PyTorch: `assay bench step MODEL [--preset P] --batch N [--compile]`.
 
 Each side has a process of its own, and they take turns (bench/cpu/turns.py). torch has its best setting: fused Adam,
 and of OMP_WAIT_POLICY active and passive, and for images of both memory formats, what is fastest in a first round; if
@@ -11,11 +11,10 @@ import statistics
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from bench.cpu.turns import Setting, Side, check_idle, spread
 from core.runtime import threads
 from models import MODELS
+from models.training.progress import progress
 
 IMAGES = ("gan", "vae", "diffusion")
 TURN = 1.0  # seconds
@@ -49,7 +48,7 @@ def best_setting(args) -> Setting:
 
 def _fastest(args, settings) -> Setting:
     times = []
-    for setting in tqdm(settings, "torch's settings", leave=False):
+    for setting in progress(settings, "torch's settings", leave=False):
         side = Stepper("torch", args, setting)
         times.append((min(side.turn() for _ in range(3)), setting))
         side.close()
@@ -63,7 +62,7 @@ def compare(args) -> dict:
     setting = best_setting(args)
     torch, ours = Stepper("torch", args, setting, args.compile), Stepper("ours", args, Setting(setting.threads))
     try:
-        pairs = [(ours.turn(), torch.turn()) for _ in tqdm(range(args.pairs), "pairs of turns")]
+        pairs = [(ours.turn(), torch.turn()) for _ in progress(range(args.pairs), "pairs of turns")]
     finally:
         ours.close()
         torch.close()

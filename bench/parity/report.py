@@ -1,23 +1,19 @@
 """The ledger: every judged comparison, written down. `make parity` makes it; bench/parity/tables.py turns it into
 tables.
 
-    python -m bench.parity.report                 all cases in three dtypes, the models' own sizes, whole models,
-    trajectories python -m bench.parity.report --no-trajectories   keeps the recorded trajectories, which take most of
-    the time
+    assay parity --report                     all cases in three dtypes, the models' own sizes, whole models, curves
+    assay parity --report --no-trajectories   keeps the recorded trajectories, which take most of the time
 
 bench/results/parity.json holds one row a comparison: case, what, dtype, backend, entries, our max and rms error,
 torch's (null where it has no peer), and whether it passed. Errors are kept to three digits.
 """
 
-import argparse
 import datetime
 import platform
 import subprocess
-import sys
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from bench.parity import tables, trajectories
 from bench.parity.cases import BENCH, CASES
@@ -26,6 +22,7 @@ from bench.parity.rule import Verdict
 from bench.parity.whole_models import SETTINGS, judged_steps
 from core.dispatch import use
 from core.table import TABLE, Kernel
+from models.training.progress import progress
 
 DTYPES = ("float64", "float32", "float16")
 COLUMNS = ("case", "what", "dtype", "backend", "entries", "max", "rms", "torch_max", "torch_rms", "passed")
@@ -78,16 +75,14 @@ def machine() -> dict:
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m bench.parity.report", description=__doc__.split("\n")[0])
-    parser.add_argument("--no-trajectories", action="store_true", help="keep the recorded ones")
-    args = parser.parse_args()
+def make(trajectories_too: bool) -> int:
+    """Compare everything and write it down; 1 where something failed, else 0."""
     torch.set_num_threads(1)
-    found = [c for _, work in tqdm(jobs(), "judged", unit="case") for c in work()]
+    found = [c for _, work in progress(jobs(), "compared", unit="case") for c in work()]
     for c in found:
         if c.verdict.fault:
             print(f"FAILED {c.case}: {c.what} in {c.verdict.dtype}: {c.verdict.fault}")
-    if not args.no_trajectories:
+    if trajectories_too:
         for kind in trajectories.LOSSES:
             curves = trajectories.trajectories(kind)
             trajectories.save(curves)
@@ -97,8 +92,4 @@ def main():
     apart = [t for t in trajectories.load() if t.worst > 1]
     failed = sum(bool(c.verdict.fault) for c in found)
     print(f"{len(found)} comparisons, {failed} failed; {len(apart)} trajectories apart; see {tables.PARITY_MD}")
-    sys.exit(1 if failed or apart else 0)
-
-
-if __name__ == "__main__":
-    main()
+    return 1 if failed or apart else 0

@@ -22,8 +22,7 @@ draws are luck altogether: Adam divides by gradients near zero, and an activatio
 in another. There every draw is judged alone and the lower quartiles over the draws are compared (`typical`): a
 systematic error is in all of them.
 
-`python -m bench.parity.rule --help` judges a function of your own by the same rule on the same cases
-(bench/parity/yours.py).
+`assay parity OP FILE:FUNCTION` tests a function of yours by this rule on the same cases (bench/parity/yours.py).
 # next: bench/parity/cases/__init__.py, the cases; bench/parity/comparing.py, who computes what
 """
 
@@ -215,9 +214,3 @@ def _worst(draws, finite, index):
     at = tuple(int(i) for i in np.argwhere(finite[number])[index])
     peer = f", torch {runs[0][at]!r}" if runs else ""
     return f"worst at {at} of {ours.shape} in draw {number}: ours {ours[at]!r}, oracle {oracle[at]!r}{peer}"
-
-
-if __name__ == "__main__":
-    from bench.parity.yours import main
-
-    main()

@@ -1,6 +1,6 @@
 """Tables, pages and pictures from the recorded results: what `make parity` measured, for people to read.
 
-python -m bench report         everything below again, from the files in bench/results
+assay bench report         everything below again, from the files in bench/results
 
 parity.json          -> parity.md, parity.html, and the README's table between its two marks
 trajectories.json    -> docs/images/trajectory-<model>.png

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from bench.parity.whole_models import Together
 from models import MODELS
+from models.training.progress import progress
 
 STEPS, TIMES, PARTED = 200, 3.0, 0.01
 SETTINGS: dict[str, dict] = {  # what differs from the preset "demo"
@@ -79,7 +79,7 @@ def trajectories(kind, steps=STEPS) -> list[Trajectory]:
     try:
         trainer = MODELS[kind]
         together = Together(trainer(trainer.Config.preset("demo", **SETTINGS.get(kind, {}))))
-        record = [together.step() for _ in tqdm(range(steps), kind, unit="step")]
+        record = [together.step() for _ in progress(range(steps), kind, unit="step")]
     finally:
         torch.set_num_threads(before)
     names = [run.name for run in together.runs]

@@ -1,4 +1,4 @@
-"""Compile every Triton kernel without a GPU, and look at what came out: `python -m bench.tools check`.
+"""Compile every Triton kernel without a GPU, and look at what came out: `assay kernels check`.
 
 The launches are recorded, not invented: the operations run on the models' own shapes (and on the tests', where no
 model has one) with a launcher that notes arguments instead of starting anything. Each different kernel and kind of
@@ -282,7 +282,7 @@ def _numbers(r: Result) -> str:
 
 PAGE = """# What the compiler made of the kernels
 
-Made by `python -m bench.tools check --arch {archs} --out docs/kernels/compiled.md` with Triton {version}, without a
+Made by `assay kernels check --arch {archs} --out docs/kernels/compiled.md` with Triton {version}, without a
 GPU: it proves that code is generated, not what the code does, and not how fast. Of each kernel and dtype the
 compilation that uses most registers stands here; {count} were made, for the models' own shapes in float32 and float16,
 and {bad} of them have faults: a spill, too much shared memory, or `tl.dot` without a tensor-core instruction.

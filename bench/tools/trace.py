@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import triton.language as tl
-from tqdm import tqdm
 from triton.runtime import interpreter
 
 from bench.tools.trace_cases import CASES, arrays_of, chosen
 from core import Tensor, dispatch
 from kernels.launch import Pointer
+from models.training.progress import progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,7 +79,7 @@ class Recorder:
     def __init__(self, known: dict):
         self.known = known
         self.launches: list[dict] = []
-        self.bar = tqdm(total=0, unit=" programs")
+        self.bar = progress(total=0, unit=" programs")
 
     def watch(self):
         """Stand between the interpreter and its memory, in this process, from now on."""

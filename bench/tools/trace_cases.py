@@ -1,4 +1,4 @@
-"""What `python -m bench.tools trace` can show: small runs of operations, chosen so that the pictures are small."""
+"""What `assay kernels trace` can show: small runs of operations, chosen so that the pictures are small."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Choosing block sizes on a GPU: `python -m bench.tools tune conv gather conv_transpose2d`.
+"""Choosing block sizes on a GPU: `assay kernels tune conv gather conv_transpose2d`.
 
 Every configuration that the table has for a kernel, on any architecture, is tried with the numbers of warps and stages
 around it. One whose results the judge refuses, or that does not compile, is out whatever its speed: Triton 3.6 is

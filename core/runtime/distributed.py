@@ -1,6 +1,6 @@
 """Several processes that train one model on one batch: who they are, how they add up, and what ends them all.
 
-    world()          this process's World: Alone, or Ranks where an MPI launcher started it (mpirun -n 4 ...)
+    world            Alone, or Ranks where an MPI launcher started this process (core/runtime/process_group.py)
     world.share(n)   (first, last): the examples of a batch of n that are this rank's
     world.sum_(a)    a becomes its sum over the ranks, in the same bits on all of them and every time
     world.sum_of(a)  the same in two halves, `begin` and `finish`, so that other work fits between them
@@ -11,19 +11,16 @@ every rank, as in a ring, and no sum depends on the timing. What is SMALL goes w
 
 A rank that has not sent what others need within `timeout` seconds is named in a RankError, except where all wait for
 what the first does alone (`patient`). The wait tests and gives its core away in turn, so that more ranks than cores
-work; only time in which this process itself was running counts. A wait of a GPU's, inside CUDA, has no limit. mpi4py is
-imported only where a launcher has started several processes.
+work; only time in which this process itself was running counts. A wait of a GPU's, inside CUDA, has no limit.
 
 # next: core/runtime/buckets.py, the gradients
 """
 
 import contextlib
 import fcntl
-import functools
 import itertools
 import math
 import os
-import subprocess
 import termios
 import time
 import zlib
@@ -33,7 +30,6 @@ import numpy as np
 
 from core import check
 
-LAUNCHERS = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))  # MPICH and kin, Open MPI
 SMALL = 1024  # elements
 TIMEOUT = 300.0  # seconds
 FAULT = (1 << 15) - 2  # the tag of an error's line; MPI promises tags below 2^15
@@ -46,14 +42,6 @@ class RankError(RuntimeError):
 
 class OtherError(RuntimeError):
     """Another rank has met an error; the message is its line."""
-
-
-def launched() -> tuple[int, int]:
-    """(rank, size) of this process, as its launcher says; (0, 1) without one."""
-    for rank, size in LAUNCHERS:
-        if os.environ.get(rank, "").isdigit() and os.environ.get(size, "").isdigit():
-            return int(os.environ[rank]), int(os.environ[size])
-    return 0, 1
 
 
 class Alone:
@@ -94,6 +82,12 @@ class Alone:
 
 
 ALONE = Alone()
+
+
+def a_world(op: str, value):
+    """Refuse, in the name of `op`, what is no world."""
+    if not isinstance(value, Alone):
+        check.fail(op, "world", check.shown(value), "a world of core.runtime.distributed")
 
 
 class Ranks(Alone):
@@ -260,57 +254,3 @@ class Sum:
 
     def finish(self):
         self.world.wait(self)
-
-
-# --- which world this is ----------------------------------------
-
-
-@functools.cache
-def _communicator():
-    os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # what ends a job says so in a line of its own
-    import mpi4py
-
-    mpi4py.rc.thread_level = "serialized"
-    from mpi4py import MPI
-
-    return MPI.COMM_WORLD
-
-
-def a_world(op: str, value):
-    """Refuse, in the name of `op`, what is no world."""
-    if not isinstance(value, Alone):
-        check.fail(op, "world", check.shown(value), "a world of core.runtime.distributed")
-
-
-def met() -> bool:
-    """Whether this process has joined the other ranks."""
-    return bool(_communicator.cache_info().currsize)
-
-
-def world(device: str = "cpu", timeout: float = TIMEOUT):
-    """The world of this process; on a GPU device arrays are summed by NCCL."""
-    check.number("world", "timeout", timeout, 0)
-    if launched()[1] == 1:
-        return ALONE
-    if device == "cpu":
-        return Ranks(_communicator(), timeout)
-    from core.runtime.nccl import Devices
-
-    return Devices(_communicator(), timeout)
-
-
-@contextlib.contextmanager
-def watched(world, line: str):
-    """`with watched(world, line):` should the launcher kill this job, `line` is the last thing it says.
-
-    A launcher kills all other ranks where one has died, and gives them no time to speak: a child of rank 0 does, which
-    reads until rank 0 says that it is done, or is no more."""
-    if world.size == 1 or world.rank:
-        yield
-        return
-    script = 'read done || printf "\\n%s\\n" "$0" >&2'
-    child = subprocess.Popen(["sh", "-c", script, line], stdin=subprocess.PIPE, start_new_session=True)
-    try:
-        yield
-    finally:
-        child.communicate(b"done\n")

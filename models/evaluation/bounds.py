@@ -9,11 +9,11 @@ N images, K draws, Z latents.
 import functools
 
 import numpy as np
-from tqdm import tqdm
 
 from core import random
 from models.evaluation.bootstrap import of_mean
 from models.evaluation.report import Figure
+from models.training.progress import progress
 
 IMAGES, DRAWS, BLOCK = 100, 500, 250  # test images, draws of each, and how many are decoded together
 
@@ -47,7 +47,7 @@ def vae_weights(trainer, images, labels, draws: int):
         labels = trainer.labels_of("vae_weights", len(images), labels)
         parameters = trainer.model.encoder(trainer.xp.asarray(pixels), labels)
         mu, logvar = (p.numpy().astype(np.float64) for p in parameters)  # (N, Z) each
-        for i in tqdm(range(len(images)), desc="likelihood", unit="image", dynamic_ncols=True):
+        for i in progress(range(len(images)), desc="likelihood", unit="image"):
             label = None if labels is None else labels[i]
             likelihood = functools.partial(decoded, trainer, pixels[i].reshape(-1), label)
             for j in range(0, draws, block):

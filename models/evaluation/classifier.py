@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import core.functional as F
 from core import Generator, check, checkpoint, nn, no_grad, optim
@@ -23,6 +22,7 @@ from models import datasets
 from models.training.commands import Parser
 from models.training.config import Config
 from models.training.families import ImageTrainer, unit_pixels
+from models.training.progress import progress
 from models.training.train import ERRORS, exit_code, in_words
 
 CARRIED = "classifier.safetensors"
@@ -92,7 +92,7 @@ def train(images, config=None, seed: int = 0) -> Classifier:
     """A classifier of these images (models.datasets.Images), with a progress bar."""
     trainer = ClassifierTrainer(config, seed=seed, data=images)
     batches = trainer.batches("train")
-    for _ in tqdm(range(trainer.config.steps), desc="classifier", unit="step", dynamic_ncols=True):
+    for _ in progress(range(trainer.config.steps), desc="classifier", unit="step"):
         trainer.step(next(batches), read=False)
     return trainer.model.eval()
 

@@ -1,6 +1,6 @@
 """Evaluation of trained runs: figures of merit with intervals, and beside each what real held-out data scores.
 
-`python -m models evaluate RUN ...` comes here. docs/evaluation.md says what each figure means, and what it does not.
+`assay evaluate RUN ...` comes here. docs/evaluation.md says what each figure means, and what it does not.
 # next: models/evaluation/images.py, then frechet.py and neighbours.py; texts.py, translations.py; bounds.py for a VAE
 """
 

@@ -8,7 +8,6 @@ from the second the model does. What each figure means, and what it does not, is
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from core import check
 from models.datasets import DataError
@@ -16,6 +15,7 @@ from models.evaluation import bounds, classifier, frechet, plots
 from models.evaluation.bootstrap import COSTLY, RESAMPLES, of_distance, of_mean, of_median
 from models.evaluation.neighbours import COVERAGE_K, PRECISION_K, manifold_figures, nearest
 from models.evaluation.report import Figure, Report, title
+from models.training.progress import progress
 
 SAMPLES = 2000
 LEAST = classifier.FEATURES + 1  # images that a covariance of the features needs
@@ -73,7 +73,7 @@ def chosen(most, n):
 def draw(trainer, labels):
     """As many samples as labels, a block at a time, with a progress bar; of these classes where the model knows any."""
     blocks = [labels[i : i + BLOCK] for i in range(0, len(labels), BLOCK)]
-    bar = tqdm(blocks, desc="samples", unit="block", dynamic_ncols=True)
+    bar = progress(blocks, desc="samples", unit="block")
     asked = lambda block: {"labels": block} if trainer.classes else {}
     return np.concatenate([trainer.sample(len(block), seed=i, **asked(block)) for i, block in enumerate(bar)])
 

@@ -7,12 +7,12 @@ as long as itself: what real text of the same kind scores is the second column.
 import re
 
 import numpy as np
-from tqdm import tqdm
 
 from models.datasets import DataError
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, of_mean
 from models.evaluation.report import Figure, Report, title
+from models.training.progress import progress
 
 PIECES, LENGTH, PROMPT, LEAST = 20, 500, 64, 16  # pieces, characters of each, of held-out text before it, at least
 TEMPERATURE = 0.8
@@ -49,7 +49,7 @@ def held_out_pieces(text, n) -> list:
 def written(trainer, pieces):
     """What the model writes in the place of each held-out piece, as long as that."""
     found = []
-    for i, (before, piece) in enumerate(tqdm(pieces, desc="texts", unit="text", dynamic_ncols=True)):
+    for i, (before, piece) in enumerate(progress(pieces, desc="texts", unit="text")):
         text = trainer.generate(before, len(piece), temperature=TEMPERATURE, number=i)
         found.append(text[len(before) :][: len(piece)])
     return found
@@ -96,7 +96,7 @@ def evaluate(run, trainer, n=None) -> Report:
     seen = bits_per_character(trainer, *training_batches(trainer, len(ids)))
     ours, real = written(trainer, pieces), [piece for _, piece in pieces]
     vocabulary = set(WORD.findall(corpus.train.lower()))
-    bar = tqdm(ours + real, desc="copies", unit="text", dynamic_ncols=True)
+    bar = progress(ours + real, desc="copies", unit="text")
     spans = [longest_copied(text, corpus.train) for text in bar]
     mine, others = spans[: len(ours)], spans[len(ours) :]
     report = Report(

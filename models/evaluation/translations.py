@@ -9,13 +9,13 @@ import math
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
-from tqdm import tqdm
 
 from core import check
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, Interval, of_mean
 from models.evaluation.report import Figure, Report, title
 from models.tokenizers import PAD
+from models.training.progress import progress
 
 SENTENCES, BEAMS = 200, 4
 
@@ -61,7 +61,7 @@ def loss_per_token(trainer):
 
 
 def translated(trainer, sources, beams):
-    bar = tqdm(sources, desc="greedy" if beams == 1 else f"{beams} beams", unit="sentence", dynamic_ncols=True)
+    bar = progress(sources, desc="greedy" if beams == 1 else f"{beams} beams", unit="sentence")
     return [trainer.translate(source, beams) for source in bar]
 
 

@@ -1,4 +1,4 @@
-"""python -m models.training.demo: trains a GAN, a VAE and a GPT in front of you and shows what they make on one page.
+"""`assay demo` trains a GAN, a VAE and a GPT in front of you and shows what they make on one page.
 
 Everything goes to runs/demo (or the folder given): a run folder per model, pictures, figures.json and index.html. A
 demo that was interrupted continues; one that was finished starts afresh.
@@ -29,7 +29,7 @@ PROMPT = "\nKING.\n"
 def sources() -> str:
     """A checksum of the code and data that the figures come from."""
     root = Path(__file__).parents[2]
-    files = sorted([*root.glob("core/**/*.py"), *root.glob("models/*.py"), *root.glob("models/data/*")])
+    files = sorted([*root.glob("core/**/*.py"), *root.glob("models/**/*.py"), *root.glob("models/data/*")])
     return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
 
 
@@ -113,7 +113,7 @@ def _number(value):
 
 
 def main(arguments=None) -> int:
-    parser = Parser(prog="python -m models.training.demo", description=__doc__.split("\n")[0])
+    parser = Parser(prog="assay demo", description=__doc__.split("\n")[0])
     parser.add_argument("--out", default="runs/demo", help="where to put it all (default runs/demo)")
     out = Path(parser.parse_args(arguments).out)
     results: dict = {"sources": sources(), "folder": str(out), "models": {}}
@@ -142,7 +142,3 @@ def main(arguments=None) -> int:
     (out / "figures.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     print(f"{results['seconds']:.0f} s; look at {out / 'index.html'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

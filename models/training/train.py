@@ -12,13 +12,13 @@ import signal
 import threading
 import time
 
-from tqdm import tqdm
-
 from core import AnomalyError, detect_anomaly
 from core.checkpoint import CheckpointError
 from core.runtime import threads
-from core.runtime.distributed import ALONE, RankError, watched
+from core.runtime.distributed import ALONE, RankError
+from core.runtime.process_group import watched
 from models.training.pictures import save_losses, save_samples, save_set
+from models.training.progress import progress
 from models.training.readings import Readings
 from models.training.runs import Run, RunError, describe_device, note, versions
 
@@ -46,7 +46,7 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
     steps, done, first = trainer.config.steps, trainer.steps, trainer.world.rank == 0
     save_every = save_every or max(50, min(500, steps // 5))
     batches, readings, saved = trainer.batches("train"), Readings(trainer), True
-    bar = tqdm(total=steps, initial=done, desc=trainer.kind, unit="step", dynamic_ncols=True, disable=not first)
+    bar = progress(total=steps, initial=done, desc=trainer.kind, unit="step", disable=not first)
     log = open(run.metrics if first else os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
     with _clear_errors(run), bar, log, _asked_to_stop() as stop:
         while done < steps and not trainer.world.any(stop):
@@ -143,7 +143,9 @@ def _log(run, trainer, step, losses, anomalies, seconds, log, bar):
     if not all(math.isfinite(v) for v in losses.values()):
         raise _end(run, trainer, step, f"the loss is not finite ({losses})", anomalies)
     log.write(json.dumps({"step": step, **losses, "seconds": round(seconds, 5)}) + "\n")
-    bar.set_postfix({**{k: f"{v:.3f}" for k, v in losses.items()}, "per_s": f"{trainer.config.batch / seconds:.0f}"})
+    bar.set_postfix(
+        {**{k: f"{v:.3f}" for k, v in losses.items()}, "per_s": f"{trainer.config.batch / seconds:.0f}"}, refresh=False
+    )
     bar.update()
 
 

@@ -115,9 +115,7 @@ def test_the_page_of_what_the_compiler_made_has_every_kernel_on_every_architectu
     for arch in ("80", "90", "100"):
         table = page.partition(f"## sm_{arch}\n")[2].partition("\n## ")[0]
         listed = set(re.findall(r"^\| (\w+\.\w+) \|", table, re.MULTILINE))
-        assert listed == launched_in_source(), (
-            "python -m bench.tools check --arch 80,90,100 --out docs/kernels/compiled.md"
-        )
+        assert listed == launched_in_source(), "assay kernels check --arch 80,90,100 --out docs/kernels/compiled.md"
 
 
 def test_every_operation_has_a_kernel_or_a_reason():
@@ -132,20 +130,20 @@ def test_every_operation_has_a_kernel_or_a_reason():
 
 
 def test_compiled_kernels_spill_nothing_and_use_tensor_cores():
-    command = [sys.executable, "-m", "bench.tools", "check", "--arch", "90"]
+    command = [sys.executable, "-m", "bench.command", "kernels", "check", "--arch", "90"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 def test_a_product_in_one_tf32_pass_compiles_too():
-    command = [sys.executable, "-m", "bench.tools", "check", "linear", "--tf32", "--arch", "90"]
+    command = [sys.executable, "-m", "bench.command", "kernels", "check", "linear", "--tf32", "--arch", "90"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0 and "| matmul._gemm | 90 | fp32/fp32" in done.stdout, done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.full
 def test_compiled_kernels_for_every_architecture_and_shape():
-    command = [sys.executable, "-m", "bench.tools", "check", "--arch", "80,90,100", "--all-cases"]
+    command = [sys.executable, "-m", "bench.command", "kernels", "check", "--arch", "80,90,100", "--all-cases"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 

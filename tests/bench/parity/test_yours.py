@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "judge-your-own.md").read_text(encoding="utf-8")
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "bench.parity.rule", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "bench.command", "parity", *arguments], cwd=ROOT, capture_output=True, text=True
     )
 
 
@@ -59,7 +59,7 @@ def test_a_wrong_function_fails():
         (["attention", "no_such_module:f"], "No module named"),
         (["attention", "something"], "should be FILE.py:NAME or MODULE:NAME"),
         (["tanh", "torch:tanh", "--case", "absent"], "no case of tanh has 'absent' in its name"),
-        ([], "give NAME and FUNCTION"),
+        ([], "give OP and FILE:FUNCTION"),
     ],
 )
 def test_bad_arguments_give_one_clear_line(arguments, says):

@@ -1,6 +1,6 @@
 """A trace shows what happened: elements, blocks and running values against arithmetic that knows nothing of a kernel.
 
-The recordings come from the process that `python -m bench.tools trace` starts; the pages are read as a browser would.
+The recordings come from the process that `assay kernels trace` starts; the pages are read as a browser would.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bench.tools import trace, trace_cases, trace_page
-from bench.tools.__main__ import main
+from bench.tools.command import main
 from tests import ROOT
 
 STRIDE, PADDING, TAPS = 2, 2, 5  # of both cases of conv_transpose2d

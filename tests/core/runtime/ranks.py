@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.cpu import distributed as cost
 from bench.parity import small_models
-from core.runtime import distributed
+from core.runtime import distributed, process_group
 from core.runtime.buckets import Buckets
 from tests import ROOT
 
@@ -132,7 +132,7 @@ def tried(world):
 
 
 def main(folder, jobs):
-    world = distributed.world()
+    world = process_group.world()
     exchange(world)
     start(world)
     overflowed(world)
@@ -150,4 +150,4 @@ if __name__ == "__main__":
         main(*sys.argv[1:])
     except Exception:
         traceback.print_exc()
-        distributed.world().end(1)  # the others would wait for this one
+        process_group.world().end(1)  # the others would wait for this one

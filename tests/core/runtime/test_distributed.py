@@ -19,7 +19,7 @@ from bench.cpu import distributed as cost
 from bench.parity import small_models
 from bench.parity.rule import assess, typical
 from bench.parity.whole_models import as_arrays, collect, off_kinks
-from core.runtime import distributed
+from core.runtime import distributed, process_group
 from core.runtime.nccl import Devices
 from models.datasets import Order
 from tests.core.runtime.ranks import launch, step
@@ -142,10 +142,10 @@ def test_every_example_goes_to_one_rank():
 
 
 def test_a_process_of_its_own_is_alone(monkeypatch):
-    assert distributed.world() is distributed.ALONE and distributed.launched() == (0, 1)
+    assert process_group.world() is distributed.ALONE and process_group.launched() == (0, 1)
     monkeypatch.setenv("PMI_RANK", "3")
     monkeypatch.setenv("PMI_SIZE", "4")
-    assert distributed.launched() == (3, 4)
+    assert process_group.launched() == (3, 4)
 
 
 @pytest.mark.parametrize("kind", ["gan", "gpt"])

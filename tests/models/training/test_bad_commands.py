@@ -3,29 +3,26 @@
 And the data sets behind --data: what is not what it claims, and what promises more than it holds."""
 
 import gzip
-import importlib
 import zipfile
 
 import numpy as np
 import pytest
 
+from bench.command import main as assay
 from bench.parity.small_models import SMALL
 from models import MODELS, datasets
+from models.__main__ import main as models
 from models.training.train import train_new
 
-MODULES = {
-    name: importlib.import_module(name) for name in ("models.__main__", "bench.tools.__main__", "bench.__main__")
-}
-MODULES["models.training.demo"] = importlib.import_module("models.training.demo")
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 LINES = "".join(f"the word {i}\tla palabra {i}\n" for i in range(40))
 
 
 def run(command):
-    """Exit code of "module argument ...", in this process."""
-    module, *arguments = command
+    """Exit code of "assay argument ..." or "models argument ...", in this process."""
+    door, *arguments = command
     try:
-        return MODULES.get(module, MODULES.get(f"{module}.__main__")).main([str(a) for a in arguments])
+        return {"assay": assay, "models": models}[door]([str(a) for a in arguments])
     except SystemExit as stopped:
         return stopped.code
 
@@ -40,6 +37,16 @@ def refused(capsys, *command) -> str:
 
 
 BAD = {
+    "assay fly": "no command 'fly', should be one of demo, train,",
+    "assay train dog": "invalid choice: 'dog'",
+    "assay train": "name a model",
+    "assay sample": "(see assay sample --help)",
+    "assay parity": "give OP and FILE:FUNCTION",
+    "assay parity relu": "give OP and FILE:FUNCTION",
+    "assay parity fly mine.py:f": "no function 'fly'",
+    "assay parity relu <folder>:f": "No module named",
+    "assay parity relu /nowhere.py:f": "no such file",
+    "assay parity relu --list --dtype int8": "invalid choice: 'int8'",
     "models": "required: command",
     "models fly": "invalid choice: 'fly'",
     "models train": "name a model",
@@ -61,21 +68,21 @@ BAD = {
     "models sample <folder> -n 0": "'0' should be",
     "models evaluate <folder>": "not a run folder",
     "models export <folder>": "not a run folder",
-    "models.training.demo --out": "expected one argument",
-    "models.training.demo --out /dev/null": "/dev/null",
-    "kernels": "required: command",
-    "kernels build now": "unrecognized arguments: now",
-    "kernels explain it": "unrecognized arguments: it",
-    "kernels check --arch 75": "--arch is 75",
-    "kernels check --workers 0": "'0' should be",
-    "kernels check fly": "no operation fly",
-    "bench step": "required: model",
-    "bench step dog": "invalid choice: 'dog'",
-    "bench step gan --batch 0": "'0' should be",
-    "bench step gan --preset huge": "preset is 'huge'",
-    "bench step gan --pairs none": "'none' should be",
-    "bench ops nothing-of-the-kind": "no case has 'nothing-of-the-kind'",
-    "bench report twice": "unrecognized arguments: twice",
+    "assay demo --out": "expected one argument",
+    "assay demo --out /dev/null": "/dev/null",
+    "assay kernels": "required: command",
+    "assay kernels build now": "unrecognized arguments: now",
+    "assay kernels explain it": "unrecognized arguments: it",
+    "assay kernels check --arch 75": "--arch is 75",
+    "assay kernels check --workers 0": "'0' should be",
+    "assay kernels check fly": "no operation fly",
+    "assay bench step": "required: model",
+    "assay bench step dog": "invalid choice: 'dog'",
+    "assay bench step gan --batch 0": "'0' should be",
+    "assay bench step gan --preset huge": "preset is 'huge'",
+    "assay bench step gan --pairs none": "'none' should be",
+    "assay bench ops nothing-of-the-kind": "no case has 'nothing-of-the-kind'",
+    "assay bench report twice": "unrecognized arguments: twice",
 }
 
 

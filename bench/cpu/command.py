@@ -1,11 +1,11 @@
 """What is measured, and what is made of the measurements.
 
-python -m bench step MODEL a training step beside PyTorch's, in turns; --help says how
-python -m bench ops [PATTERN] single operations beside PyTorch's
-python -m bench scaling    time and memory of attention and linear cross entropy as they grow, and a picture
-python -m bench distributed  training steps of 1 and 2 ranks, what their sums take, and what a model says they take
-python -m bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
-python -m bench report     the tables, pages and pictures of bench/results again, each GPU's too, and the README's
+assay bench step MODEL a training step beside PyTorch's, in turns; --help says how
+assay bench ops [PATTERN] single operations beside PyTorch's
+assay bench scaling    time and memory of attention and linear cross entropy as they grow, and a picture
+assay bench distributed  training steps of 1 and 2 ranks, what their sums take, and what a model says they take
+assay bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
+assay bench report     the tables, pages and pictures of bench/results again, each GPU's too, and the README's
 """
 
 import resource
@@ -48,7 +48,7 @@ def presets(args):
         for preset in trainer.Config.PRESETS:
             batch = BATCHES.get((kind, preset), 0)
             options = ["--model", kind, "--preset", preset, "--batch", str(batch), "--steps", str(args.steps)]
-            if subprocess.run([sys.executable, "-m", "bench", "row", *options]).returncode:
+            if subprocess.run([sys.executable, "-m", "bench.command", "bench", "row", *options]).returncode:
                 sys.exit(f"error: the row of {kind} {preset} failed")
 
 
@@ -85,7 +85,7 @@ def run_distributed(args):
 
 
 def main(arguments=None) -> int:
-    parser = Parser(prog="python -m bench", description=__doc__.split("\n")[0])
+    parser = Parser(prog="assay bench", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     all_rows = commands.add_parser("presets", help="the whole table")
     all_rows.set_defaults(run=presets)
@@ -124,7 +124,3 @@ def main(arguments=None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """What runs where, and what the compiler makes of it.
 
-python -m bench.tools build                    compile the CPU kernels, which else happens when one is first used
-python -m bench.tools explain                  the dispatch table: what runs on a CPU and what on a GPU
-python -m bench.tools check [OP ...]           compile the Triton kernels, with no GPU, and look at what comes out
-python -m bench.tools trace OP                 draw which program of a Triton kernel reads and writes what, as a page
-python -m bench.tools tune FAMILY KERNEL OP    time a kernel's configurations on this GPU and keep the best right one
+assay kernels build                    compile the CPU kernels, which else happens when one is first used
+assay kernels explain                  the dispatch table: what runs on a CPU and what on a GPU
+assay kernels check [OP ...]           compile the Triton kernels, with no GPU, and look at what comes out
+assay kernels trace OP                 draw which program of a Triton kernel reads and writes what, as a page
+assay kernels tune FAMILY KERNEL OP    time a kernel's configurations on this GPU and keep the best right one
 """
 
 import importlib
@@ -12,10 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from core import dispatch
 from models.training.commands import Parser, positive
+from models.training.progress import progress
 
 ARCHITECTURES = {"80": 80, "90": 90, "100": 100}
 
@@ -23,7 +22,7 @@ ARCHITECTURES = {"80": 80, "90": 90, "100": 100}
 def build(args):
     """Import every file of CPU kernels, which compiles what the cache does not hold."""
     files = sorted(p.stem for p in (Path(__file__).parents[2] / "kernels" / "cpu").glob("[a-z]*.py"))
-    with tqdm(files, "compiling", unit="file") as bar:
+    with progress(files, "compiling", unit="file") as bar:
         for name in bar:
             bar.set_postfix_str(name)
             importlib.import_module(f"kernels.cpu.{name}")
@@ -57,7 +56,7 @@ def check(args):
         raise ValueError(f"check needs {error.name}: make .venv/test installs it") from None
     unknown = set(args.ops) - set(dispatch.TABLE)
     if unknown:
-        raise ValueError(f"no operation {', '.join(sorted(unknown))}: see python -m bench.tools explain")
+        raise ValueError(f"no operation {', '.join(sorted(unknown))}: see assay kernels explain")
     cases = [*BENCH, *(CASES if args.all_cases else _first_cases(CASES, {c.op for c in BENCH}))]
     cases = [c for c in cases if args.case in c.name and (not args.ops or c.op in args.ops)]
     archs = [ARCHITECTURES[name] for name in args.arch.split(",")]
@@ -106,7 +105,7 @@ def tune(args):
 
 
 def main(arguments=None) -> int:
-    parser = Parser(prog="python -m bench.tools", description=__doc__.split("\n")[0])
+    parser = Parser(prog="assay kernels", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="compile the CPU kernels").set_defaults(run=build)
     commands.add_parser("explain", help="the dispatch table").set_defaults(run=explain)
@@ -140,7 +139,3 @@ def main(arguments=None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
