@@ -1,6 +1,8 @@
 # Every target makes the environment it needs, .venv (the site's is .venv-docs), from the lock; nothing is installed outside the checkout.
-PYTHON := $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(p))))
+# Where several Pythons are at hand, that of the tests comes first: PYTHON=python3.13 chooses another.
+PYTHON := $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.14 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python
+NO_PYTHON := Assay needs Python 3.11 to 3.14 (with venv); none was found
 # model:options of the rows of the speed table
 STEPS := gan:--preset:paper:--batch:64 gan:--preset:paper:--batch:256 vae:--preset:paper:--batch:128 gpt:--batch:12 \
   gpt:--preset:small:--batch:32 seq2seq:--batch:32 diffusion
@@ -16,12 +18,14 @@ help:
 	@echo "make report    all tables, pages and pictures again, from what is recorded"
 	@echo "make docs      all pages and the API as a site: open site/index.html"
 	@echo "make docs-check the site, page by page, in an installed Chromium"
+	@echo "make lock      pin every package again, for Python 3.11 to 3.14"
 
-.venv/base: locks/base.txt
-	@if [ -z "$(PYTHON)" ]; then echo "Assay needs Python 3.11 or 3.12 (with venv); neither was found"; exit 1; fi
+.venv/base: locks/base.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "$(NO_PYTHON)"; exit 1; fi
 	@[ -x $(RUN) ] || $(PYTHON) -m venv .venv
 	@echo "installing what the models need into .venv ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r locks/base.txt
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .  # .venv/bin/assay
 	@touch $@
 
 .venv/test: .venv/base locks/test.txt
@@ -32,7 +36,7 @@ help:
 
 # The site is built apart from what it describes: its packages need neither the models' nor the tests'.
 .venv-docs/made: locks/docs.txt
-	@if [ -z "$(PYTHON)" ]; then echo "Assay needs Python 3.11 or 3.12 (with venv); neither was found"; exit 1; fi
+	@if [ -z "$(PYTHON)" ]; then echo "$(NO_PYTHON)"; exit 1; fi
 	@[ -x .venv-docs/bin/python ] || $(PYTHON) -m venv .venv-docs
 	@echo "installing what the site needs into .venv-docs ..."
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r locks/docs.txt
@@ -41,10 +45,10 @@ help:
 # The CPU kernels, compiled where the sources have changed since; else this takes a second or two.
 .PHONY: kernels
 kernels: .venv/base
-	@$(RUN) -m bench.tools build
+	@.venv/bin/assay kernels build
 
 demo: kernels
-	@$(RUN) -m models.training.demo
+	@.venv/bin/assay demo
 
 test: .venv/test kernels
 	$(RUN) -m ruff check .
@@ -58,15 +62,15 @@ test-all: .venv/test kernels
 	$(RUN) -m pytest --durations=25
 
 bench: .venv/test kernels
-	@for row in $(STEPS); do $(RUN) -m bench step $$(echo $$row | tr : ' ') --record || exit 1; done
-	@$(RUN) -m bench ops --record
-	@$(RUN) -m bench report
+	@for row in $(STEPS); do .venv/bin/assay bench step $$(echo $$row | tr : ' ') --record || exit 1; done
+	@.venv/bin/assay bench ops --record
+	@.venv/bin/assay bench report
 
 parity: .venv/test kernels
-	$(RUN) -m bench.command parity --report
+	.venv/bin/assay parity --report
 
 report: .venv/test
-	$(RUN) -m bench report
+	.venv/bin/assay bench report
 
 docs: .venv-docs/made
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
@@ -80,5 +84,17 @@ gpu-check: $(if $(DRY),.venv/test)
 	$(if $(DRY),TRITON_INTERPRET=1 $(RUN) -m tests.fakes.gpu_check,python3 -m bench.gpu.check) $(if $(PART),--part $(PART)) \
 	  $(if $(OUT),--out $(OUT)) $(if $(LIMIT),--limit $(LIMIT))
 
+# The locks, for every Python that pyproject.toml admits; pins that still fit stay. Triton 3.6's interpreter wants a NumPy
+# below 2.4, so base and tests have that one. torch's CPU build needs no package of CUDA, and Triton is installed apart.
+.PHONY: lock
+LOCK = .venv-lock/bin/uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11
+lock:
+	@[ -x .venv-lock/bin/uv ] || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet --disable-pip-version-check uv; }
+	@echo 'numpy<2.4' > .venv-lock/numpy && echo 'setuptools>=77' > .venv-lock/build
+	@$(LOCK) pyproject.toml .venv-lock/build -c .venv-lock/numpy -o locks/base.txt
+	@$(LOCK) pyproject.toml --extra test -c locks/base.txt -c locks/test.txt -o .venv-lock/test
+	@{ echo '-r base.txt'; grep -vxFf locks/base.txt .venv-lock/test | grep -vE '^(nvidia|cuda|triton)'; } > locks/test.txt
+	@$(LOCK) --group pyproject.toml:docs -o locks/docs.txt
+
 clean:
-	rm -rf .venv .venv-docs site runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-docs .venv-lock site runs .pytest_cache .mypy_cache .ruff_cache

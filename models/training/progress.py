@@ -14,7 +14,7 @@ class Lines:
     def __init__(self, iterable=None, desc="", *, total=None, initial=0, unit="it", **_):
         self.iterable, self.desc, self.unit = iterable, desc, unit
         self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
-        self.first = self.n = initial
+        self.first = self.n = self.printed = initial
         self.began = self.last = time.monotonic()
         self.postfix = ""
 
@@ -42,11 +42,11 @@ class Lines:
         self.postfix = f", {text}"
 
     def close(self):
-        if self.last > self.began:
+        if self.last > self.began and self.n > self.printed:
             self._print()
 
     def _print(self):
-        self.last = time.monotonic()
+        self.last, self.printed = time.monotonic(), self.n
         speed = (self.n - self.first) / (self.last - self.began)
         of = f" of {self.total}" if self.total else ""
         line = f"{self.desc}: {self.n}{of} {self.unit}s, {speed:.3g} a second{self.postfix}"
