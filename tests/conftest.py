@@ -10,6 +10,7 @@ import torch
 from core import use
 from tests import ROOT
 from tests.models.training.crashing import TRAIN, command
+from tests.suite import pytest_addoption, pytest_configure  # noqa: F401  (hooks)
 
 torch.set_num_threads(1)
 

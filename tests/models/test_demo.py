@@ -1,6 +1,7 @@
-"""The demo's figures, bounded, and those of the two models that the demo leaves out.
+"""The demo with a few steps of small models, which shows all but its quality; and its figures, bounded, as it is.
 
 The figures are those of the last `make demo`, if the code and data are still what made them; else the demo runs here.
+They and those of the two models that the demo leaves out are what `make test-all` looks at.
 """
 
 import json
@@ -8,8 +9,19 @@ import json
 import pytest
 
 import models
+from bench.parity.small_models import SMALL
 from models.training import demo
 from tests import ROOT
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in demo.KINDS:
+            patch.setattr(models.MODELS[kind].Config, "PRESETS", {"demo": {**SMALL[kind], "steps": 60}})
+        assert demo.main(["--out", str(folder)]) == 0
+    return json.loads((folder / "figures.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +36,7 @@ def results(tmp_path_factory):
     return json.loads((folder / "figures.json").read_text())
 
 
+@pytest.mark.full
 def test_gan(results):
     f = results["models"]["gan"]["figures"]
     assert f["classes"] >= 8 and f["largest_share"] <= 0.30, "samples of 200 are of many kinds"
@@ -31,15 +44,19 @@ def test_gan(results):
     assert f["novelty"] >= 0.5, "they are not training images"
 
 
+@pytest.mark.full
 def test_vae(results):
     assert results["models"]["vae"]["figures"]["neg_elbo"] <= 122
 
 
+@pytest.mark.full
 def test_gpt(results):
     assert results["models"]["gpt"]["figures"]["nats_per_character"] <= 1.90
 
 
-def test_page_shows_what_was_made(results):
+@pytest.mark.parametrize("made", ["short", pytest.param("results", marks=pytest.mark.full)])
+def test_page_shows_what_was_made(made, request):
+    results = request.getfixturevalue(made)
     folder = demo.Path(results["folder"])
     page = (folder / "index.html").read_text()
     for kind, r in results["models"].items():
@@ -48,6 +65,13 @@ def test_page_shows_what_was_made(results):
         assert all((folder / kind / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
         assert all(f"<td>{name}<td>" in page for name in r["figures"])
     assert (folder / "gpt" / "sample.txt").read_text()[:20].strip() in page
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("vae", "loss"), ("gpt", "loss")])
+def test_losses_fall(short, kind, loss):
+    lines = (demo.Path(short["folder"]) / kind / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)[loss] for line in lines]
+    assert len(losses) == 60 and sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
 @pytest.mark.full
@@ -64,6 +88,7 @@ def test_diffusion_draws_the_digits_that_it_is_asked_for():
     assert f["loss"] <= 0.14
 
 
+@pytest.mark.full
 def test_encoder_decoder_learns_to_look_at_its_source():
     """A short training beats a unigram model, and does worse when the sources are exchanged."""
     kind = models.MODELS["seq2seq"]

@@ -1,0 +1,177 @@
+"""Whole runs of the suite: each folder keeps to its share of the time, and `make test-all` can be interrupted.
+
+`make test` runs what is not marked `full`. SHARES says how many seconds of tests each folder may take there, all
+processes together, on a machine on which `unit` takes one UNIT; a slower machine gets as much more. The run fails where
+a folder takes more, so that the suite stays one that people run.
+
+`make test-all` runs everything with --resume: a test that has passed on exactly these sources is not run again, so a
+run that was interrupted goes on where it was. Its summary is SUMMARY.
+"""
+
+import collections
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests import ROOT
+
+SHARES = {  # seconds
+    "bench": 150,
+    "core": 150,
+    "kernels": 260,
+    "models": 330,
+    "mutants": 10,
+    "pages": 60,  # the files of tests/ itself
+}
+UNIT = 0.25  # seconds that `unit` takes on the machine of the shares
+FIRST = ("tests/kernels/test_interpreter.py", "tests/kernels/test_compiler.py")  # long files, so that none ends alone
+PASSED = ROOT / ".test-all.jsonl"  # the sources' checksum, then a line for each test that has passed
+SUMMARY = ROOT / "bench" / "results" / "test-all.md"
+
+
+def unit() -> float:
+    """Seconds of a fixed piece of work, half of it Python's and half NumPy's: the best of five."""
+    a = np.ones((400, 400), np.float32)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        sum(i * i for i in range(600_000))
+        for _ in range(12):
+            a @ a
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def folder(nodeid: str) -> str:
+    """The folder of tests/ that a test stands in."""
+    parts = nodeid.partition("::")[0].split("/")
+    return parts[1] if len(parts) > 2 else "pages"
+
+
+def sources() -> str:
+    """A checksum of every file that git knows or would, but for results: what a test that has passed has passed on."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\n")
+    found = hashlib.sha256()
+    for name in sorted(filter(None, names)):
+        path = ROOT / name
+        if path.is_file() and path != SUMMARY:
+            found.update(f"{name}\n".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+class Suite:
+    """The plugin: seconds by folder, and with --resume what has passed before."""
+
+    def __init__(self, config):
+        self.config, self.resume = config, config.getoption("--resume")
+        self.is_worker = hasattr(config, "workerinput")
+        self.seconds: collections.Counter = collections.Counter()
+        self.outcomes: collections.Counter = collections.Counter()
+        self.failed: list = []
+        self.began = time.perf_counter()
+        self.before = self._read() if self.resume else {}
+        self.unit = 0.0 if self.is_worker else unit()
+
+    def _read(self) -> dict:
+        """{test: seconds} of what passed on these sources; another state's file begins anew."""
+        state = self.config.workerinput["sources"] if self.is_worker else sources()
+        self.state = state
+        lines = [json.loads(line) for line in PASSED.read_text().splitlines()] if PASSED.exists() else []
+        if not lines or lines[0] != state:
+            if not self.is_worker:
+                PASSED.write_text(json.dumps(state) + "\n")
+            return {}
+        return dict(lines[1:])
+
+    def pytest_configure_node(self, node):
+        """Workers take the controller's checksum: tests write files."""
+        node.workerinput["sources"] = getattr(self, "state", "")
+
+    def pytest_collection_modifyitems(self, config, items):
+        done = [item for item in items if item.nodeid in self.before]
+        if done:
+            config.hook.pytest_deselected(items=done)
+            items[:] = [item for item in items if item.nodeid not in self.before]
+        items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+    def pytest_runtest_logreport(self, report):
+        if self.is_worker:
+            return
+        self.seconds[folder(report.nodeid)] += report.duration
+        if report.failed:
+            self.failed.append(report.nodeid)
+        if report.when == "call":
+            self.outcomes[report.outcome] += 1
+            if self.resume and report.passed:
+                with open(PASSED, "a", encoding="utf-8") as file:
+                    file.write(json.dumps([report.nodeid, round(report.duration, 2)]) + "\n")
+
+    def pytest_sessionfinish(self, session, exitstatus):
+        if self.is_worker:
+            return
+        if self.resume and exitstatus in (0, 1):
+            SUMMARY.write_text(self.summary(), encoding="utf-8")
+        if exitstatus == 0 and self.whole() and self.beyond():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self.is_worker and self.whole():
+            words = ", ".join(f"{name} {self.seconds[name]:.0f} of {self.allowed(name):.0f}" for name in SHARES)
+            terminalreporter.write_line(f"seconds of tests by folder: {words}")
+            for line in self.beyond():
+                terminalreporter.write_line(line, red=True)
+
+    def whole(self) -> bool:
+        """Whether this is `make test`: everything but what is marked full."""
+        option = self.config.option
+        everything = not option.keyword and list(self.config.args) == list(self.config.getini("testpaths"))
+        return everything and option.markexpr == "not full" and not option.collectonly
+
+    def allowed(self, name) -> float:
+        return SHARES[name] * max(1.0, self.unit / UNIT)
+
+    def beyond(self) -> list:
+        """The folders that took more than their share, in words."""
+        return [
+            f"tests/{name} took {self.seconds[name]:.0f} s, its share is {self.allowed(name):.0f} (tests/suite.py)"
+            for name in SHARES
+            if self.seconds[name] > self.allowed(name)
+        ]
+
+    def summary(self) -> str:
+        """The page of a run of everything."""
+        git = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+        commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        passed = {**self.before, **dict.fromkeys(range(self.outcomes["passed"]))}
+        total = collections.Counter(self.seconds)
+        for nodeid, seconds in self.before.items():
+            total[folder(nodeid)] += seconds
+        rows = [f"| tests/{name} | {seconds:,.0f} |" for name, seconds in sorted(total.items())]
+        lines = [
+            "# Everything that can be tested here\n",
+            f"`make test-all` on commit {commit}, {datetime.date.today().isoformat()}: {len(passed):,} passed "
+            f"({len(self.before):,} of them before an interruption), {len(self.failed)} failed, "
+            f"{self.outcomes['skipped']} skipped, in {(time.perf_counter() - self.began) / 60:.0f} minutes on "
+            f"{os.cpu_count()} cores. Python {platform.python_version()}, NumPy {np.__version__}.\n",
+            *[f"- FAILED {nodeid}" for nodeid in self.failed],
+            "\n| folder | seconds of tests |\n|---|---:|",
+            *rows,
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--resume", action="store_true", help="skip what has passed on these sources; write the summary")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Suite(config), "suite")
