@@ -80,18 +80,18 @@ def choose(name: str, inputs, attrs) -> tuple:
         return row.reference, kernel
     if mode == "reference":
         return row.reference, "mode is 'reference'"
-    refusal = kernel.refusal(inputs, attrs, row.result == "first")
-    if refusal is None:
+    reason = kernel.fallback_reason(inputs, attrs, row.result == "first")
+    if reason is None:
         return kernel.load(), f"{kernel.where} takes these arguments"
     if mode == "kernels":
-        raise KernelLimit(f"{name}: {refusal}")
-    return row.reference, refusal
+        raise KernelLimit(f"{name}: {reason}")
+    return row.reference, reason
 
 
 def run(name: str, *inputs, **attrs):
     """Run operation `name` on Tensors, arrays, numbers or None, and record it: a Tensor, or a tuple of them."""
-    if _half.get() and TABLE[name].half is not None:
-        inputs = tuple(_as_dtype(x, TABLE[name].half) for x in inputs)
+    if _half.get() and TABLE[name].autocast is not None:
+        inputs = tuple(_as_dtype(x, TABLE[name].autocast) for x in inputs)
     if name in OPERATORS and any(x is None for x in inputs):
         raise TypeError(f"{name}: an operand is None, should be a Tensor, an array or a number")
     values = operands(name, inputs)
@@ -122,13 +122,13 @@ def _as_dtype(x, dtype):
 @functools.cache
 def _in_compute_dtype(name, op):
     """A reference that is given the dtype it computes in (float32 for float16), with results in its inputs' dtype."""
-    result, wide = TABLE[name].result, TABLE[name].wide
+    result, keep_float32 = TABLE[name].result, TABLE[name].keep_float32
 
     def forward(*inputs, **attrs):
         dtype = None if result == "given" else inputs[0].dtype if result == "first" else arrays.result_dtype(*inputs)
         y, saved = op.forward(*(_cast(x, arrays.compute_dtype(dtype)) for x in inputs), **attrs)
         if isinstance(y, tuple):
-            return tuple(v if i in wide else _cast(v, dtype) for i, v in enumerate(y)), saved
+            return tuple(v if i in keep_float32 else _cast(v, dtype) for i, v in enumerate(y)), saved
         return _cast(y, dtype), saved
 
     def backward(saved, dy, needs_input_grad, **attrs):

@@ -13,10 +13,9 @@ import numpy as np
 import core.functional as F
 from core import check, random
 from core.engine import Tensor
-from core.functional.norm import GROUP_NORM_ACTS
+from core.functional.group_norm import GROUP_NORM_ACTS
 from core.module import Module, Parameter
 from core.reference.pointwise import ACTIVATIONS
-from core.runtime.distributed import ALONE
 
 
 def uniform(shape, bound: float) -> Parameter:
@@ -94,10 +93,10 @@ class ConvTranspose2d(Module):
 class BatchNorm(Module):
     """Batch norm over the last axis (channels), then `act`, then dropout: options as F.batch_norm's.
 
-    In training the batch is what this process sees, or what all ranks of `world` see at the same time."""
+    In training the batch is what this process sees; core/runtime/sync_batch_norm.py has one for several processes."""
 
     moving = True  # whether training moves the running statistics
-    world = ALONE
+    normalise = staticmethod(F.batch_norm)
 
     def __init__(self, channels, momentum=0.1, eps=1e-5, **options):
         _counts(self, channels=channels)
@@ -112,8 +111,8 @@ class BatchNorm(Module):
     def forward(self, x):
         moved = self.moving or not self.training
         mean, var = (self.running_mean, self.running_var) if moved else (None, None)
-        options = {**self.options, "world": self.world} if self.world.size > 1 else self.options
-        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps, **options)
+        shared = (mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+        return self.normalise(x, *shared, **self.options)
 
 
 class LayerNorm(Module):

@@ -1,6 +1,8 @@
 """The one table of operations: for each its reference and, per device, its kernel or the reason why there is none.
 
-A kernel's limits are a function of the arguments that gives None, or why they are refused, in words.
+One family name stands for an operation everywhere: conv2d is in core/reference/conv.py, and its kernels are in
+kernels/cpu/conv.py and kernels/gpu/conv.py under the same name. A row says which inputs each kernel supports, by a
+function of the arguments that gives None, or in words why the reference takes them instead.
 `assay kernels explain` prints the table; core/dispatch.py chooses from it.
 
 # next: core/dispatch.py, which chooses the implementation
@@ -18,43 +20,45 @@ from core.engine import Op
 from core.reference import (
     adversarial,
     attention,
+    batch_norm,
     conv,
-    losses,
+    cross_entropy,
+    embedding,
+    group_norm,
+    layer_norm,
     matmul,
-    norm,
     optim,
     pointwise,
     random,
+    reductions,
+    reparameterize,
     shape,
-    sinusoids,
+    softmax,
+    upsample,
+    variational,
 )
-
-
-def _named(place: str):
-    """What "module:name" names, imported now."""
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's place ("kernels.cpu.conv:conv2d", imported when first used), its dtypes and its limits."""
+    """A kernel's place ("kernels.cpu.conv:conv2d", imported when first used), its dtypes and the inputs it supports."""
 
     where: str
     dtypes: tuple = ("float32",)
-    limits: Callable = lambda arrays, attrs: None  # -> None, or the reason in words why these arguments are refused
+    supports: Callable = lambda arrays, attrs: None  # -> None, or the reason in words why these arguments are refused
 
     def load(self):
-        return _named(self.where)
+        module, name = self.where.split(":")
+        return getattr(importlib.import_module(module), name)
 
-    def refusal(self, arrays_, attrs, first=False):
+    def fallback_reason(self, arrays_, attrs, first=False):
         """Why not these arguments, or None; the dtype that counts is the result's (that of the `first` input)."""
         arrays_ = [x for x in arrays_ if hasattr(x, "dtype")]
         dtype = arrays_[0].dtype if first else arrays.result_dtype(*arrays_)
-        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype  # a drawing is told it
+        dtype = np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype  # random operations get theirs as an option
         if dtype is not None and str(dtype) not in self.dtypes:
             return f"dtype is {dtype}, the kernel takes {', '.join(self.dtypes)}"
-        return self.limits(arrays_, attrs)
+        return self.supports(arrays_, attrs)
 
 
 @dataclass(frozen=True)
@@ -64,27 +68,27 @@ class Row:
     reference: Op | Callable
     kernels: dict = field(default_factory=dict)  # device -> Kernel, or "reference by design: <why>"
     result: str = "widest"  # "widest" floating dtype among the inputs, that of the "first" input, or "given" by attrs
-    wide: tuple = ()  # outputs that stay in the dtype of the arithmetic: statistics of float16 data
-    half: np.dtype | None = None  # what `use(half=True)` makes of float inputs; None: they stay as they are
+    keep_float32: tuple = ()  # outputs that stay in the dtype of the arithmetic: statistics of float16 data
+    autocast: np.dtype | None = None  # what `use(half=True)` makes of float inputs; None: they stay as they are
 
 
-# --- limits ----------------------------------------
+# --- supported inputs: None, or why not ----------------------------------------
 
 
-def _any(inputs, attrs):
+def anything(inputs, attrs):
     return None
 
 
-def _floating(inputs, attrs):
+def floating(inputs, attrs):
     return None if any(arrays.is_float(x) for x in inputs) else "no input is floating"
 
 
-def _heads(inputs, attrs):
+def heads_up_to_256(inputs, attrs):
     width = max(inputs[0].shape[-1], inputs[2].shape[-1])
     return None if width <= 256 else f"heads are {width} wide, the kernel takes 256 at most"
 
 
-def _addressed(inputs, attrs):
+def fits_int32(inputs, attrs):
     """What the GPU's convolutions count in 32 bits: the taps of an axis, pixels, offsets in an image and in w."""
     x, w = inputs[:2]
     taps = max(w.shape[:2])
@@ -112,116 +116,129 @@ def _convolved(x, w, attrs):
     return len(x), *size, w.shape[3]
 
 
-def _undone(inputs, attrs):
-    """The CPU's convolutions tell an activation's derivative from its result."""
-    return "gelu is not known from its result alone" if attrs.get("act") == "gelu" else _kept(inputs, attrs)
-
-
-def _kept(inputs, attrs):
-    """What the CPU's epilogues can undo."""
+def invertible_activation(inputs, attrs):
+    """The CPU's epilogues tell an activation's derivative from what they have kept: of linear, also its input."""
     act, slope = attrs.get("act"), attrs.get("negative_slope", 0.01)
     if act == "gelu_tanh":
         return "gelu_tanh is not among the kernel's activations"
     if act == "leaky_relu" and not slope >= 0:
         return f"negative_slope is {slope}, which hides the sign that leaky_relu was given"
-    return _floating(inputs, attrs)
+    return floating(inputs, attrs)
 
 
-def _filled(inputs, attrs):
-    return _floating(inputs, attrs) if inputs[0].size else "there is nothing to normalise"
-
-
-def _narrow(inputs, attrs):
-    width = inputs[0].shape[-1] // attrs.get("num_groups", 1)
+def derivative_from_result(inputs, attrs):
+    """The CPU's convolutions keep the result alone."""
     return (
-        f"groups are {width} channels wide, the kernel takes 8192 at most" if width > 8192 else _floating(inputs, attrs)
+        "gelu is not known from its result alone"
+        if attrs.get("act") == "gelu"
+        else invertible_activation(inputs, attrs)
     )
 
 
-def _comparing(inputs, attrs):
+def not_empty(inputs, attrs):
+    return floating(inputs, attrs) if inputs[0].size else "there is nothing to normalise"
+
+
+def narrow_groups(inputs, attrs):
+    width = inputs[0].shape[-1] // attrs.get("num_groups", 1)
+    return (
+        f"groups are {width} channels wide, the kernel takes 8192 at most" if width > 8192 else floating(inputs, attrs)
+    )
+
+
+def piecewise_linear(inputs, attrs):
     act = attrs.get("act")
     if act not in (None, "relu", "leaky_relu"):
         return f"act is {act}, the kernel takes relu and leaky_relu"
-    return _filled(inputs, attrs)
+    return not_empty(inputs, attrs)
 
 
 # --- rows ----------------------------------------
 
-DTYPES = {"cpu": ("float32",), "gpu": ("float32", "float16")}
+FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
 
 
-class Why(str):
-    """Why there is no kernel, in the place where a row would name its file."""
+class NoKernel(str):
+    """Why there is no kernel, in the place where a row would say what it supports."""
 
 
-MOVES = Why("a view or a copy, no arithmetic")
-MEMORY = Why("NumPy's own loop waits for memory, no other would be faster")
-TINY = Why("it is too small to matter")
-MEETS = Why("it waits for other ranks in the middle")
+MOVES = NoKernel("a view or a copy, no arithmetic")
+MEMORY = NoKernel("NumPy's own loop waits for memory, no other would be faster")
+TINY = NoKernel("it is too small to matter")
+COMMUNICATES = NoKernel("it waits for other ranks in the middle")
 
 
-def _kernel(name, folder, said, dtypes):
-    """The kernel in kernels/<folder>: `said` names its file, or (file, limits), or is a Why where there is none."""
-    if isinstance(said, Why):
-        return f"reference by design: {said}"
-    file, limits = said if isinstance(said, tuple) else (said, _floating)
-    return Kernel(f"kernels.{folder}.{file}:{name}", dtypes, limits)
+def family(reference: Op | Callable) -> str:
+    """The file that an operation has everywhere, by its reference's module."""
+    function = reference.forward if isinstance(reference, Op) else reference
+    return function.__module__.rpartition(".")[2]
 
 
-def _row(name, reference, cpu, gpu, **options):
-    """Row of an operation; state (a name that ends in _) is float32 everywhere, but for a cache, which is data."""
-    on_gpu = DTYPES["cpu" if name.endswith("_") and name != "cache_" else "gpu"]
-    kernels = {"cpu": _kernel(name, "cpu", cpu, DTYPES["cpu"]), "cuda": _kernel(name, "gpu", gpu, on_gpu)}
-    return name, Row(reference, kernels, **options)
+def row(reference: Op | Callable, *, cpu=floating, gpu=floating, gpu_dtypes=("float32", "float16"), **options) -> tuple:
+    """(name, Row). cpu and gpu: which inputs the kernel supports, or a NoKernel."""
+    name = reference.name if isinstance(reference, Op) else reference.__name__
+
+    def kernel(folder, supports, dtypes):
+        if isinstance(supports, NoKernel):
+            return f"reference by design: {supports}"
+        return Kernel(f"kernels.{folder}.{family(reference)}:{name}", dtypes, supports)
+
+    return name, Row(
+        reference, {"cpu": kernel("cpu", cpu, ("float32",)), "cuda": kernel("gpu", gpu, gpu_dtypes)}, **options
+    )
+
+
+def state(reference, *, cpu=anything) -> tuple:
+    """(name, Row) of an operation without a gradient that writes into the float32 arrays it is given."""
+    return row(reference, cpu=cpu, gpu=anything, gpu_dtypes=("float32",))
 
 
 # Elementwise operations with an exponential or a condition in them have a loop of their own on the CPU.
-HALF, FULL = np.dtype(np.float16), np.dtype(np.float32)
 LOOPS = ("relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "softplus", "tanh", "sigmoid")
 
 # fmt: off
 TABLE: dict[str, Row] = dict([
-    *(_row(name, op, "pointwise" if name in LOOPS else MEMORY, "pointwise") for name, op in pointwise.OPS.items()),
-    *(_row(name, op, MOVES, MOVES) for name, op in shape.MOVES.items() if name != "astype"),
-    _row("astype", shape.MOVES["astype"], MOVES, MOVES, result="given"),
-    *(_row(name, op, MEMORY, "pointwise") for name, op in shape.REDUCTIONS.items()),
-    _row("matmul", matmul.matmul, Why("BLAS does all of it"), "matmul", half=HALF),
-    _row("linear", matmul.linear, ("matmul", _kept), "matmul", half=HALF),
-    _row("conv2d", conv.conv2d, ("conv", _undone), ("conv", _addressed), half=HALF),
-    _row("conv_transpose2d", conv.conv_transpose2d, ("conv", _undone), ("conv", _addressed), half=HALF),
-    _row("attention", attention.attention, ("attention", _heads), ("attention", _heads), half=HALF),
-    _row("layer_norm", norm.layer_norm, "norm", "norm", result="first", half=FULL),
-    _row("add_layer_norm", norm.add_layer_norm, "norm", "norm", result="first", half=FULL),
-    _row("group_norm", norm.group_norm, ("group_norm", _filled), ("group_norm", _narrow), result="first", half=FULL),
-    _row("batch_norm", norm.batch_norm, ("norm", _comparing), "norm", result="first", wide=(1, 2)),
-    _row("sync_batch_norm", norm.sync_batch_norm, MEETS, MEETS, result="first", wide=(1, 2)),
-    _row("batch_norm_eval", norm.batch_norm_eval, ("norm", _comparing), "norm", result="first"),
-    _row("embedding", shape.embedding, "embedding", "embedding"),
-    _row("upsample_nearest", shape.upsample_nearest, "upsample", "upsample"),
-    _row("timestep_embedding", sinusoids.timestep_embedding, TINY, ("sinusoids", _any)),
-    _row("dropout", random.dropout, "random", "random"),
-    _row("softmax", losses.softmax, "losses", "softmax", half=FULL),
-    _row("log_softmax", losses.log_softmax, "losses", "softmax", half=FULL),
-    _row("cross_entropy", losses.cross_entropy, "losses", "losses", half=FULL),
-    _row("linear_cross_entropy", losses.linear_cross_entropy, "linear_losses", "losses", half=FULL),
-    _row("bce_with_logits", losses.bce_with_logits, "variational", "variational", half=FULL),
-    _row("discriminator_loss", adversarial.discriminator_loss, TINY, "adversarial", half=FULL),
-    _row("generator_loss", adversarial.generator_loss, TINY, "adversarial", half=FULL),
-    _row("gaussian_kl", losses.gaussian_kl, "variational", "variational", half=FULL),
-    _row("reparameterize", losses.reparameterize, "reparameterize", "reparameterize", half=FULL),
-    _row("elbo", losses.elbo, "variational", "variational", half=FULL),
-    # Drawings: random numbers of a shape from the generator's key, f(shape, seed, draw, step, dtype). These are all.
-    _row("normal", random.normal, ("random", _any), ("random", _any)),
-    _row("uniform", random.uniform, ("random", _any), ("random", _any)),
-    _row("keep_mask", random.keep_mask, ("random", _any), ("random", _any)),
+    *(row(op, cpu=floating if name in LOOPS else MEMORY) for name, op in pointwise.OPS.items()),
+    *(row(op, cpu=MOVES, gpu=MOVES) for name, op in shape.MOVES.items() if name != "astype"),
+    row(shape.MOVES["astype"], cpu=MOVES, gpu=MOVES, result="given"),
+    *(row(op, cpu=MEMORY) for op in reductions.REDUCTIONS.values()),
+    row(matmul.matmul, cpu=NoKernel("BLAS does all of it"), autocast=FLOAT16),
+    row(matmul.linear, cpu=invertible_activation, autocast=FLOAT16),
+    row(conv.conv2d, cpu=derivative_from_result, gpu=fits_int32, autocast=FLOAT16),
+    row(conv.conv_transpose2d, cpu=derivative_from_result, gpu=fits_int32, autocast=FLOAT16),
+    row(attention.attention, cpu=heads_up_to_256, gpu=heads_up_to_256, autocast=FLOAT16),
+    row(layer_norm.layer_norm, result="first", autocast=FLOAT32),
+    row(layer_norm.add_layer_norm, result="first", autocast=FLOAT32),
+    row(group_norm.group_norm, cpu=not_empty, gpu=narrow_groups, result="first", autocast=FLOAT32),
+    row(batch_norm.batch_norm, cpu=piecewise_linear, result="first", keep_float32=(1, 2)),
+    row(batch_norm.sync_batch_norm, cpu=COMMUNICATES, gpu=COMMUNICATES, result="first", keep_float32=(1, 2)),
+    row(batch_norm.batch_norm_eval, cpu=piecewise_linear, result="first"),
+    row(embedding.embedding),
+    row(embedding.timestep_embedding, cpu=TINY, gpu=anything),
+    row(upsample.upsample_nearest),
+    row(random.dropout),
+    row(softmax.softmax, autocast=FLOAT32),
+    row(softmax.log_softmax, autocast=FLOAT32),
+    row(cross_entropy.cross_entropy, autocast=FLOAT32),
+    row(cross_entropy.linear_cross_entropy, autocast=FLOAT32),
+    row(variational.bce_with_logits, autocast=FLOAT32),
+    row(variational.gaussian_kl, autocast=FLOAT32),
+    row(variational.elbo, autocast=FLOAT32),
+    row(reparameterize.reparameterize, autocast=FLOAT32),
+    row(adversarial.discriminator_loss, cpu=TINY, autocast=FLOAT32),
+    row(adversarial.generator_loss, cpu=TINY, autocast=FLOAT32),
+    # Random numbers of a shape from the generator's key, f(shape, seed, draw, step, dtype). These are all.
+    row(random.normal, cpu=anything, gpu=anything),
+    row(random.uniform, cpu=anything, gpu=anything),
+    row(random.keep_mask, cpu=anything, gpu=anything),
     # State operations: no gradient, and they write into the arrays they are given. These are all of them.
-    _row("running_stats_", norm.running_stats_, TINY, ("norm", _any)),
-    _row("adam_", optim.adam_, ("optim", _any), ("optim", _any)),
-    _row("sgd_", optim.sgd_, ("optim", _any), ("optim", _any)),
-    _row("ema_", optim.ema_, MEMORY, ("optim", _any)),
-    _row("clip_grad_norm_", optim.clip_grad_norm_, ("optim", _any), ("optim", _any)),
-    _row("unscale_", optim.unscale_, ("optim", _any), ("optim", _any)),
-    _row("advance_", random.advance_, TINY, ("optim", _any)),
-    _row("cache_", shape.cache_, Why("a copy, no arithmetic"), ("optim", _any)),
+    state(batch_norm.running_stats_, cpu=TINY),
+    state(optim.adam_),
+    state(optim.sgd_),
+    state(optim.ema_, cpu=MEMORY),
+    state(optim.clip_grad_norm_),
+    state(optim.unscale_),
+    state(random.advance_, cpu=TINY),
+    row(attention.cache_, cpu=NoKernel("a copy, no arithmetic"), gpu=anything),
 ])
 # fmt: on

@@ -10,7 +10,7 @@ so that all of this is conditional on it, log p(x|y) >= ELBO (Sohn et al. 2015);
 prior of z stays N(0, 1), whatever the class.
 
 N batch, Z latent, K classes.
-# next: core/reference/losses.py
+# next: core/reference/variational.py
 """
 
 from dataclasses import dataclass

@@ -19,8 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.gpu.device import NotRun, as_tuple
 from bench.parity import comparing
-from bench.parity.cases.image import channels_first, torch_weights
-from bench.parity.cases.shape import ACTS
+from bench.parity.cases.conv import channels_first, torch_weights
+from bench.parity.cases.inputs import ACTS
 
 CONVOLUTIONS: dict[str, Callable] = {"conv2d": TF.conv2d, "conv_transpose2d": TF.conv_transpose2d}
 FORMATS = {"torch NCHW": torch.contiguous_format, "torch channels last": torch.channels_last}

@@ -8,21 +8,15 @@ it should be. What an operation computes is written in core/reference, file by f
 """
 
 from core import operators  # noqa: F401  (attached to Tensor where its functions are used)
+from core.functional.adversarial import discriminator_loss, generator_loss
 from core.functional.attention import attention
+from core.functional.batch_norm import batch_norm
 from core.functional.conv import conv2d, conv_transpose2d
-from core.functional.losses import (
-    bce_with_logits,
-    cross_entropy,
-    discriminator_loss,
-    elbo,
-    gaussian_kl,
-    generator_loss,
-    linear_cross_entropy,
-    log_softmax,
-    reparameterize,
-    softmax,
-)
-from core.functional.norm import add_layer_norm, batch_norm, dropout, group_norm, layer_norm
+from core.functional.cross_entropy import cross_entropy, linear_cross_entropy
+from core.functional.embedding import embedding, timestep_embedding
+from core.functional.group_norm import group_norm
+from core.functional.layer_norm import add_layer_norm, layer_norm
+from core.functional.matmul import linear, matmul
 from core.functional.pointwise import (
     abs,
     clip,
@@ -40,16 +34,12 @@ from core.functional.pointwise import (
     tanh,
     where,
 )
-from core.functional.shape import (
-    broadcast_to,
-    concatenate,
-    embedding,
-    linear,
-    matmul,
-    split,
-    timestep_embedding,
-    upsample_nearest,
-)
+from core.functional.random import dropout
+from core.functional.reparameterize import reparameterize
+from core.functional.shape import broadcast_to, concatenate, split
+from core.functional.softmax import log_softmax, softmax
+from core.functional.upsample import upsample_nearest
+from core.functional.variational import bce_with_logits, elbo, gaussian_kl
 
 __all__ = [
     "abs",

@@ -53,3 +53,24 @@ def dropout_of(op, x, p, mask, argument="dropout_p"):
     if mask is not None:
         check.matches(op, "mask", mask.shape, x.shape)
     return random.dropout_draw(x.shape, p, mask)
+
+
+def norm_arguments(op, x, w, b, eps, names=("w", "b")):
+    """x (..., D), and w and b (D,) or None, which `names` name."""
+    x, w, b = tensor(op, "x", x), optional(op, names[0], w), optional(op, names[1], b)
+    check.floating(op, x=x.data)
+    check.last(op, "x", x, "(..., D)")
+    check.number(op, "eps", eps, 0)
+    for name, v in zip(names, (w, b)):
+        if v is not None:
+            check.floating(op, **{name: v.data})
+            check.matches(op, name, v.shape, x.shape[-1:])
+    return x, w, b
+
+
+def gaussian(op, mu, logvar):
+    """Two tensors of one shape."""
+    mu, logvar = tensor(op, "mu", mu), tensor(op, "logvar", logvar)
+    check.floating(op, mu=mu.data, logvar=logvar.data)
+    check.matches(op, "logvar", logvar.shape, mu.shape)
+    return mu, logvar

@@ -15,7 +15,7 @@ discriminator is sure and right.
 
 from core.arrays import array_module
 from core.engine import Op
-from core.reference.losses import _reduce, _scale
+from core.reference.losses import gradient_scale, reduce_losses
 from core.reference.pointwise import _sigmoid, _softplus
 
 TERMS = {  # name -> (f, f')
@@ -34,12 +34,12 @@ KINDS = tuple(GENERATOR)
 
 def _mean(x, term, sign, weight=1):
     f, _ = TERMS[term]
-    return weight * _reduce(f(array_module(x), sign * x), "mean", x.size)
+    return weight * reduce_losses(f(array_module(x), sign * x), "mean", x.size)
 
 
 def _gradient(x, dy, term, sign, weight=1):
     _, slope = TERMS[term]
-    return slope(array_module(x), sign * x) * (sign * weight * _scale(dy, "mean", x.size))
+    return slope(array_module(x), sign * x) * (sign * weight * gradient_scale(dy, "mean", x.size))
 
 
 def _discriminator_loss(real, fake, *, kind):

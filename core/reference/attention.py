@@ -7,7 +7,7 @@ keeps the probabilities, all Tq x Tk of them; the kernels keep the largest score
 row, and compute p again. A row that sees no key gives 0.
 
 # why: docs/kernels/attention.md
-# next: core/reference/norm.py
+# next: core/reference/normalise.py
 """
 
 from core.arrays import array_module, unbroadcast
@@ -54,3 +54,8 @@ def _attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
 
 
 attention = Op("attention", _attention, _attention_backward)
+
+
+def cache_(buffer, x, length):
+    """Append `x` (B, h, T, d) to a key or value cache (B, h, Tmax, d) that already holds `length` tokens."""
+    buffer[:, :, length : length + x.shape[2]] = x

@@ -20,7 +20,7 @@ Limits      act is None, relu or leaky_relu: they are the comparison z <= 0 and 
 Source      Chan, Golub & LeVeque 1979 on shifted sums
 
 # why: docs/kernels/norms.md
-# next: kernels/cpu/losses.py
+# next: kernels/cpu/softmax.py
 """
 
 import numpy as np

@@ -19,7 +19,7 @@ Limits      0 <= ids < V, as NumPy and core.functional have checked by then
 import numpy as np
 
 from core.engine import Op
-from core.reference import shape
+from core.reference import embedding as reference
 from core.runtime.threads import share
 from kernels.cpu.common import INDEX, PIECE, const, f32, floats, kernel, out
 
@@ -70,4 +70,4 @@ def _embedding_backward(saved, dy, needs):
     return None, dw
 
 
-embedding = Op("embedding", shape.embedding.forward, _embedding_backward, backend="numba")
+embedding = Op("embedding", reference.embedding.forward, _embedding_backward, backend="numba")

@@ -8,7 +8,7 @@ Plan        a piece of the rows of x for each thread. A row is widened once and 
 Cost        float32 bytes: (1 + SH SW) times those of x each way. Memory decides
 Precision   forward copies; backward float64 sums in the order of the block, rounded once
 
-# next: kernels/cpu/norm.py
+# next: kernels/cpu/layer_norm.py
 """
 
 import math

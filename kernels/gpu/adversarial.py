@@ -18,7 +18,7 @@ Source      Goodfellow et al. 2014; Lim & Ye 2017
 Status      untested on a device: all of it
 
 # why: docs/kernels/losses.md
-# next: kernels/gpu/norm.py
+# next: kernels/gpu/normalise.py
 """
 
 import triton

@@ -44,7 +44,7 @@ import triton.language as tl
 from core.arrays import array_module, result_dtype
 from core.engine import Op
 from kernels.gpu.attention_backward import attention_backward, common, padded, put, scores, tile, without_repeats
-from kernels.gpu.common import cdiv
+from kernels.gpu.common import cdiv, contiguous, write_back
 from kernels.launch import blocks, launch
 
 FEW = 16  # queries, up to which the keys are split among programs
@@ -148,3 +148,22 @@ def _results(xp, shape, dtype):
 
 
 attention = Op("attention", _attention, attention_backward, backend="triton")
+
+
+@triton.jit
+def _append(buffer_ptr, x_ptr, n, size, at, BLOCK: tl.constexpr):
+    """Rows of x, n numbers each, to rows of the buffer, `size` numbers each, from number `at` on."""
+    row = tl.program_id(0).to(tl.int64)
+    o = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(buffer_ptr + row * size + at + o, tl.load(x_ptr + row * n + o, mask=o < n, other=0.0), mask=o < n)
+
+
+def cache_(buffer, x, length):
+    """Append `x` (B, h, T, d) to a key or value cache (B, h, Tmax, d) that already holds `length` tokens."""
+    B, h, T, d = x.shape
+    if (B, h, d) != (*buffer.shape[:2], buffer.shape[3]) or length + T > buffer.shape[2]:
+        raise ValueError(f"cache_: x {x.shape} after {length} tokens does not fit into the buffer {buffer.shape}")
+    config = blocks("attention", "append", x.dtype, T * d)
+    grid, flat = (B * h, cdiv(T * d, config["BLOCK"])), contiguous(buffer)
+    launch(_append, grid, flat, contiguous(x), T * d, buffer.shape[2] * d, length * d, **config)
+    write_back([buffer], [flat])

@@ -1,4 +1,4 @@
-"""Batch norm (Ioffe & Szegedy 2015) with the activation and the dropout that follow it, and what layer norm shares.
+"""Batch norm (Ioffe & Szegedy 2015) with the activation and the dropout that follow it.
 
     x^ = (x - mean) rstd,   z = x^ w + b,   y = dropout(act(z)),   rstd = 1 / sqrt(var + eps)
     dz = act'(z) dropout(dy),   db = sum dz,   dw = sum dz x^,   dx = rstd w (dz - db / R - x^ dw / R)
@@ -30,79 +30,10 @@ import triton.language as tl
 from core.arrays import array_module
 from core.engine import Op
 from kernels.gpu.activations import activate, slope
-from kernels.gpu.common import cdiv, contiguous, rows_of
-from kernels.gpu.random import KEY, frozen, keep, keep_lane, key
+from kernels.gpu.common import cdiv, contiguous, rows_of, write_back
+from kernels.gpu.normalise import drop, dropping_of, reciprocal_deviation, sum_parts, tile, vector
+from kernels.gpu.random import KEY
 from kernels.launch import blocks, launch
-
-# --- shared with layer norm ----------------------------------------
-
-
-@triton.jit
-def tile(row, column, rows, columns):
-    """(offsets, which of them are inside) of some rows and columns of a matrix."""
-    offsets = row.to(tl.int64)[:, None] * columns + column[None, :]
-    return offsets, (row < rows)[:, None] & (column < columns)[None, :]
-
-
-@triton.jit
-def vector(v_ptr, column, columns, default):
-    """A weight vector at these columns, as float32 of shape (1, BLOCK); `default` throughout if it is None."""
-    if v_ptr is None:
-        v = tl.full(column.shape, default, tl.float32)
-    else:
-        v = tl.load(v_ptr + column, mask=column < columns, other=default).to(tl.float32)
-    return v[None, :]
-
-
-@triton.jit
-def reciprocal_deviation(var, eps):
-    """1 / sqrt(var + eps), to the last bit but one: what is off here is off in a whole row or channel."""
-    return tl.div_rn(tl.full(var.shape, 1.0, tl.float32), tl.sqrt_rn(var + eps))
-
-
-@triton.jit
-def drop(x, offsets, inside, dropping):
-    """dropout(x) by the mask given or by the one drawn at these offsets; x itself where there is neither."""
-    mask_ptr, step_ptr, seed_low, seed_high, draw, threshold, scale, GROUPED = dropping
-    if mask_ptr is not None:
-        x *= tl.where(tl.load(mask_ptr + offsets, mask=inside, other=0) != 0, scale, 0.0)
-    elif step_ptr is not None:
-        step = tl.load(step_ptr)
-        if GROUPED:  # rows start at multiples of 8: eight columns share a block of random bits, which is drawn once
-            block = tl.reshape(offsets >> 3, (x.shape[0], x.shape[1] // 8, 8))
-            block = tl.min(block, 2, keep_dims=True)  # (rows, columns / 8, 1): they are all equal
-            lane = tl.arange(0, 8)[None, None, :]
-            kept = tl.reshape(keep_lane(block, lane, seed_low, seed_high, draw, step, threshold), x.shape)
-        else:
-            kept = keep(offsets, seed_low, seed_high, draw, step, threshold)
-        x *= tl.where(kept, scale, 0.0)
-    return x
-
-
-def dropping_of(mask, step, p, seed, draw) -> tuple:
-    """What `drop` wants, as arguments of a kernel."""
-    step = frozen(step) if mask is None and p > 0 else None
-    return contiguous(mask), step, *key(seed, draw), round(65536 * p), 1 / (1 - p) if p < 1 else 0.0
-
-
-@triton.jit
-def _sum_parts(part_ptr, y_ptr, programs, columns, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """y[i] = the sum over programs of part[i], in a fixed order: part (2, programs, columns), y (2, columns)."""
-    i, column = tl.program_id(1), tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for start in range(0, programs, BLOCK_P):
-        offsets, inside = tile(start + tl.arange(0, BLOCK_P), column, programs, columns)
-        total += tl.load(part_ptr + i.to(tl.int64) * programs * columns + offsets, mask=inside, other=0.0)
-    tl.store(y_ptr + i * columns + column, tl.sum(total, 0), mask=column < columns)
-
-
-def sum_parts(parts):
-    """The sums (2, columns) of partial sums (2, programs, columns)."""
-    _, programs, columns = parts.shape
-    y, config = array_module(parts).empty((2, columns), "float32"), blocks("norm", "sum_parts", "float32")
-    launch(_sum_parts, (cdiv(columns, config["BLOCK_C"]), 2), parts, y, programs, columns, **config)
-    return y
-
 
 # --- statistics ----------------------------------------
 
@@ -157,7 +88,7 @@ def _join_strips(
 def _plan(x):
     """(rows, channels, rows of a strip, strips, block sizes) of a pass over x."""
     rows, C = rows_of(x), x.shape[-1]
-    config = blocks("norm", "batch_norm", x.dtype, C)
+    config = blocks("batch_norm", "batch_norm", x.dtype, C)
     strip = max(cdiv(cdiv(rows, config.pop("PROGRAMS")), config["BLOCK_R"]), 1) * config["BLOCK_R"]
     return rows, C, strip, cdiv(rows, strip), config
 
@@ -305,3 +236,24 @@ def _batch_norm_eval_backward(saved, dy, needs, *, eps, act, negative_slope):
 
 batch_norm = Op("batch_norm", _batch_norm, _batch_norm_backward_, backend="triton")
 batch_norm_eval = Op("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_backward, backend="triton")
+
+
+@triton.jit
+def _running_stats(running_mean_ptr, running_var_ptr, mean_ptr, var_ptr, C, momentum, unbiased, BLOCK: tl.constexpr):
+    """Move both by `momentum` towards the batch's mean and `unbiased` times its variance."""
+    o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mean = tl.load(running_mean_ptr + o, mask=o < C, other=0.0).to(tl.float32) * (1.0 - momentum)
+    var = tl.load(running_var_ptr + o, mask=o < C, other=0.0).to(tl.float32) * (1.0 - momentum)
+    mean += tl.load(mean_ptr + o, mask=o < C, other=0.0).to(tl.float32) * momentum
+    var += tl.load(var_ptr + o, mask=o < C, other=0.0).to(tl.float32) * unbiased * momentum
+    tl.store(running_mean_ptr + o, mean, mask=o < C)
+    tl.store(running_var_ptr + o, var, mask=o < C)
+
+
+def running_stats_(running_mean, running_var, mean, var, *, momentum, count):
+    """Move the running statistics by `momentum` towards the batch's; the variance kept is the unbiased one."""
+    config, C = blocks("batch_norm", "running_stats", running_mean.dtype), running_mean.size
+    flat = tuple(map(contiguous, (running_mean, running_var, mean, var)))
+    numbers = C, float(momentum), count / (count - 1)
+    launch(_running_stats, (cdiv(C, config["BLOCK"]),), *flat, *numbers, **config)
+    write_back((running_mean, running_var), flat)

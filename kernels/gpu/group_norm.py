@@ -33,8 +33,8 @@ import triton.language as tl
 from core.arrays import array_module
 from core.engine import Op
 from kernels.gpu.activations import activate, slope
-from kernels.gpu.batch_norm import reciprocal_deviation, sum_parts
 from kernels.gpu.common import cdiv, contiguous
+from kernels.gpu.normalise import reciprocal_deviation, sum_parts
 from kernels.launch import blocks, launch
 
 SECTOR = 32  # bytes that memory hands out together
@@ -142,7 +142,7 @@ def _group_norm_backward(
 def _plan(kernel, x, num_groups):
     """(grid, pixels, block sizes) of a pass over x: a group's pixels are one block if they can be."""
     P, width = math.prod(x.shape[1:-1]), x.shape[-1] // num_groups
-    config, across = blocks("norm", kernel, x.dtype, P * width), triton.next_power_of_2(width)
+    config, across = blocks("group_norm", kernel, x.dtype, P * width), triton.next_power_of_2(width)
     together = min(max(1, SECTOR // (x.dtype.itemsize * across)), triton.next_power_of_2(num_groups))
     block = min(triton.next_power_of_2(max(P, 1)), max(1, config.pop("TILE") // (together * across)))
     sizes = {"GROUPS": together, "WIDTH": width, "BLOCK_P": block, "BLOCK_W": across}

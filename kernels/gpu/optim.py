@@ -35,7 +35,7 @@ import triton.language as tl
 
 from core.arrays import array_module, result_dtype
 from core.runtime.capture import hold, upload
-from kernels.gpu.common import address, cdiv, contiguous, write_back
+from kernels.gpu.common import address, contiguous, write_back
 from kernels.launch import blocks, launch
 
 TYPES = {"float32": tl.float32, "float16": tl.float16}
@@ -288,32 +288,3 @@ def unscale_(grads, scale, good, taken, *, growth, backoff, interval):
 
 
 # --- the random step and the KV cache ----------------------------------------
-
-
-@triton.jit
-def _advance(step_ptr):
-    tl.store(step_ptr, tl.load(step_ptr) + 1)
-
-
-@triton.jit
-def _append(buffer_ptr, x_ptr, n, size, at, BLOCK: tl.constexpr):
-    """Rows of x, n numbers each, to rows of the buffer, `size` numbers each, from number `at` on."""
-    row = tl.program_id(0).to(tl.int64)
-    o = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(buffer_ptr + row * size + at + o, tl.load(x_ptr + row * n + o, mask=o < n, other=0.0), mask=o < n)
-
-
-def advance_(step):
-    """The last operation of a training step: its random numbers will not come again."""
-    launch(_advance, (1,), step)
-
-
-def cache_(buffer, x, length):
-    """Append `x` (B, h, T, d) to a key or value cache (B, h, Tmax, d) that already holds `length` tokens."""
-    B, h, T, d = x.shape
-    if (B, h, d) != (*buffer.shape[:2], buffer.shape[3]) or length + T > buffer.shape[2]:
-        raise ValueError(f"cache_: x {x.shape} after {length} tokens does not fit into the buffer {buffer.shape}")
-    config = blocks("optim", "append", x.dtype, T * d)
-    grid, flat = (B * h, cdiv(T * d, config["BLOCK"])), contiguous(buffer)
-    launch(_append, grid, flat, contiguous(x), T * d, buffer.shape[2] * d, length * d, **config)
-    write_back([buffer], [flat])

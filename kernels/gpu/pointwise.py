@@ -270,4 +270,4 @@ def _numbers(rule, attrs):
 
 
 OPS = {name: _op(name, rule) for name, rule in RULES.items()}
-globals().update(OPS, **reductions.REDUCTIONS)  # each under its own name, for the dispatch table
+globals().update(OPS)  # each under its own name, for the dispatch table

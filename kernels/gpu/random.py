@@ -200,3 +200,13 @@ def _dropout_backward(saved, dy, needs, *, p, seed, draw):
 
 
 dropout = Op("dropout", _dropout, _dropout_backward, backend="triton")
+
+
+@triton.jit
+def _advance(step_ptr):
+    tl.store(step_ptr, tl.load(step_ptr) + 1)
+
+
+def advance_(step):
+    """The last operation of a training step: its random numbers will not come again."""
+    launch(_advance, (1,), step)

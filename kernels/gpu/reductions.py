@@ -36,7 +36,7 @@ import triton.language as tl
 
 from core.arrays import array_module
 from core.engine import Op
-from core.reference.shape import _axes, _count, _keep
+from core.reference.reductions import _axes, _count, _keep
 from kernels.gpu.common import cdiv, contiguous
 from kernels.launch import blocks, launch
 
@@ -98,7 +98,7 @@ def mapped(function, shape, dtype, *operands):
         lengths, axes = _merged(shape, tuple(None if s is None else shape for s in shapes))
     outer, middle, inner = (1,) * (3 - len(lengths)) + lengths
     y = xp.empty(shape, dtype)
-    config = blocks("pointwise", "map", y.dtype)
+    config = blocks("reductions", "map", y.dtype)
     tile = config.pop("TILE")
     n = min(_power(inner), tile)
     m = min(_power(outer * middle), tile // n)
@@ -218,7 +218,7 @@ def _runs(shape, axes):
 
 def _fold(x, outer, n, inner, fold, dtype, divisor):
     """x, seen as (outer, n, inner), folded over n in as many launches as its length takes."""
-    config = blocks("pointwise", "reduce", x.dtype, x.size)
+    config = blocks("reductions", "reduce", x.dtype, x.size)
     tile, columns, trips = (config.pop(name) for name in ("TILE", "COLUMNS", "TRIPS"))
     block_k = min(_power(inner), columns)
     block_n = min(_power(n), tile // block_k)
@@ -315,3 +315,4 @@ REDUCTIONS = {
     "max": _extreme("max"),
     "min": _extreme("min"),
 }
+globals().update(REDUCTIONS)  # each under its own name, for the dispatch table

@@ -15,7 +15,7 @@ Source      Kingma & Welling 2014, section 2.4
 Status      untested on a device: all of it
 
 # why: docs/kernels/losses.md
-# next: kernels/gpu/losses.py
+# next: kernels/gpu/cross_entropy.py
 """
 
 import triton

@@ -66,9 +66,9 @@ def row_statistics(x_ptr, step, n, inside, MEAN: tl.constexpr, BLOCK_N: tl.const
     return top, total, spread / n + (anchor - top)
 
 
-def row_tile(kernel, dtype, n):
+def row_tile(family, kernel, dtype, n):
     """The block of rows of length n that one program holds, and the compiler's options."""
-    config = blocks("losses", kernel, dtype, n)
+    config = blocks(family, kernel, dtype, n)
     tile = config.pop("TILE")
     columns = min(triton.next_power_of_2(max(n, 1)), tile)
     return {"BLOCK_M": tile // columns, "BLOCK_N": columns, **config}
@@ -131,7 +131,7 @@ def _along(kernel, axis, log, *arrays):
     shape = arrays[0].shape
     before, n, behind = math.prod(shape[: axis % len(shape)]), shape[axis], math.prod(shape[axis % len(shape) + 1 :])
     groups, rows, row_step = (1, before, n) if behind == 1 else (before, behind, 1)
-    tile = row_tile("softmax", arrays[0].dtype, n)
+    tile = row_tile("softmax", "softmax", arrays[0].dtype, n)
     tiles = cdiv(rows, tile["BLOCK_M"])
     steps = (n, behind, rows, row_step, n * behind, tiles)
     launch(kernel, (groups * tiles,), *arrays, *steps, LOG=log, WIDE=n > tile["BLOCK_N"], **tile)

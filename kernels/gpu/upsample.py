@@ -11,7 +11,7 @@ Limits      none
 Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
-# next: kernels/gpu/sinusoids.py
+# next: kernels/gpu/random.py
 """
 
 import triton
@@ -19,8 +19,8 @@ import triton.language as tl
 
 from core.arrays import array_module
 from core.engine import Op
-from kernels.gpu.batch_norm import tile
 from kernels.gpu.common import cdiv, contiguous, rows_of
+from kernels.gpu.normalise import tile
 from kernels.launch import blocks, launch
 
 

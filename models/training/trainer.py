@@ -22,6 +22,7 @@ from core.runtime import memory, parallel, threads
 from core.runtime.buckets import Buckets, mean_
 from core.runtime.capture import Captured
 from core.runtime.distributed import ALONE, a_world
+from core.runtime.sync_batch_norm import SyncBatchNorm, convert
 from core.runtime.upload import Uploads
 from models.datasets import Order
 from models.training.config import Config, impossible
@@ -95,9 +96,9 @@ class Trainer:
         self.scales = {name: optim.LossScale(device) for name in self.LOSSES if precision == "fp16"}
         with self.generator:
             self.build()
+        if sync_batch_norm and world.size > 1:
+            convert(self.model, world)
         self.norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm)]
-        for norm in self.norms if sync_batch_norm else ():
-            norm.world = world
         self.generator.advance_()  # the initial values were drawn in step 0; training draws from step 1
         self.graph, self.captured = graph, None if self.xp is np else Captured(self._step, self._setting)
         self.uploads = None if self.xp is np else Uploads()
@@ -185,7 +186,7 @@ class Trainer:
 
     def _share_statistics(self):
         """Running statistics, which each rank moves by what it has seen, become the ranks' mean."""
-        own = [norm for norm in self.norms if norm.world.size == 1]
+        own = [norm for norm in self.norms if not isinstance(norm, SyncBatchNorm)]
         mean_(self.world, [t.data for norm in own for t in (norm.running_mean, norm.running_var)])
 
     def synchronise(self, data: str = ""):

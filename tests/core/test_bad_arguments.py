@@ -13,6 +13,7 @@ import core.functional as F
 from bench.parity.small_models import dataset, trainer
 from core import Generator, Tensor, checkpoint, from_dlpack, interop, module, nn, optim, random
 from core.nn import Parameter
+from core.runtime.sync_batch_norm import sync_batch_norm
 from models import MODELS, datasets, tokenizers
 from models.evaluation import measures
 from models.layers import sampling
@@ -57,7 +58,7 @@ FUNCTIONS = {
         (lambda: F.layer_norm(f(2, 3), None, None, eps=-1), "layer_norm", "eps", "-1", "at least 0"),
         (lambda: F.layer_norm(f(2, 3), None, None, eps=NAN), "layer_norm", "eps", "nan"),
         (lambda: F.batch_norm(f(2, 3), None, None, training=True, momentum=2), "batch_norm", "momentum", "2"),
-        (lambda: F.batch_norm(f(2, 3), None, None, training=True, world=4), "batch_norm", "world", "4"),
+        (lambda: sync_batch_norm(f(2, 3), None, None, training=True, world=4), "sync_batch_norm", "world", "4"),
         (lambda: F.batch_norm(f(2, 3), np.broadcast_to(f(1), 3), f(3), training=True), "batch_norm", "running_mean"),
         (lambda: F.attention(*[f(1, 1, 2, 2)] * 3, scale=INF), "attention", "scale", "inf"),
         (lambda: F.attention(*[f(1, 1, 2, 2)] * 3, causal_offset=2**31), "attention", "causal_offset", "2147483648"),

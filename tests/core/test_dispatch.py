@@ -8,11 +8,11 @@ import pytest
 
 import core.functional as F
 import core.random
-from core import Generator, KernelLimit, Tensor, dispatch, explain, use
+from core import Generator, KernelLimit, Tensor, dispatch, explain, table, use
 from core.dispatch import on
 from core.engine import Op
 from core.observe import recording
-from core.table import TABLE, Kernel, Row, Why, _kernel
+from core.table import TABLE, Kernel, NoKernel, Row
 from tests import ROOT
 
 # A kernel whose results cannot be mistaken for the reference's: y is 100 too large, the gradient is 7.
@@ -54,7 +54,9 @@ def test_a_limit_falls_back_in_auto_and_raises_in_kernels():
 
 @pytest.mark.parametrize(("groups", "reason"), [(1, "groups are 8193 channels wide, the kernel takes 8192"), (3, None)])
 def test_wide_groups_are_too_many_registers_for_a_gpu(groups, reason):
-    refused = TABLE["group_norm"].kernels["cuda"].refusal([np.zeros((1, 8193), np.float32)], {"num_groups": groups})
+    refused = (
+        TABLE["group_norm"].kernels["cuda"].fallback_reason([np.zeros((1, 8193), np.float32)], {"num_groups": groups})
+    )
     assert reason is refused is None or refused.startswith(reason)
 
 
@@ -208,7 +210,8 @@ def test_explain_a_drawing():
 
 
 def test_a_row_names_a_file_or_says_why_there_is_none():
-    assert _kernel("f", "cpu", Why("short"), ("float32",)) == "reference by design: short"
+    _, short = table.row(TABLE["exp"].reference, cpu=NoKernel("short"))
+    assert short.kernels["cpu"] == "reference by design: short"
     for row in TABLE.values():
         for kernel in row.kernels.values():
             if isinstance(kernel, Kernel) and kernel.where.startswith("kernels."):

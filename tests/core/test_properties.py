@@ -10,10 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices, mutually_broadcastable_shapes
 
-from bench.parity.cases.image import conv, deconv, train
+from bench.parity.cases.attention import attention
+from bench.parity.cases.batch_norm import train
+from bench.parity.cases.conv import conv, deconv
+from bench.parity.cases.cross_entropy import classes
 from bench.parity.cases.inputs import Case, coin, normal
-from bench.parity.cases.layers import attention, norm
-from bench.parity.cases.losses import classes
+from bench.parity.cases.layer_norm import norm
 from bench.parity.cases.pointwise import BINARY
 from bench.parity.cases.shape import same
 from bench.parity.comparing import compare

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 import core.functional as F
-import kernels.gpu.losses as gpu_losses
+import kernels.gpu.cross_entropy as gpu_losses
 from bench.parity.cases import BY_NAME, CASES
 from bench.parity.comparing import judged
 from bench.parity.rule import Draw, judge

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bench.parity.cases import case_id
+from bench.parity.cases.attention import attention
 from bench.parity.cases.inputs import coin, normal
-from bench.parity.cases.layers import attention
 from bench.parity.comparing import compare
 from core.dispatch import use
 from core.runtime import threads

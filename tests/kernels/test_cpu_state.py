@@ -10,7 +10,7 @@ from bench.parity.cases import CASES, case_id
 from bench.parity.comparing import compare
 from core.reference import optim as reference
 from core.runtime import threads
-from kernels.cpu import batch_norm, embedding, norm, optim, pointwise, random
+from kernels.cpu import batch_norm, embedding, layer_norm, optim, pointwise, random
 
 SHAPES = [(3, 5), (), (100, 1001), (0, 4), (64,), (70_001,)]
 PIECES = [c for c in CASES if c.op in ("layer_norm", "add_layer_norm", "batch_norm", "embedding", "dropout", "gelu")]
@@ -19,7 +19,7 @@ PIECES = [c for c in CASES if c.op in ("layer_norm", "add_layer_norm", "batch_no
 @pytest.fixture
 def three_threads(monkeypatch):
     monkeypatch.setattr(threads, "COUNT", 3)
-    for module in (batch_norm, embedding, norm, optim, pointwise, random):
+    for module in (batch_norm, embedding, layer_norm, optim, pointwise, random):
         monkeypatch.setattr(module, "GRAIN", 1)
 
 

@@ -10,7 +10,7 @@ import models
 from bench.parity import comparing, small_models
 from bench.parity.cases import CASES, run
 from core import use
-from core.reference.shape import embedding
+from core.reference.embedding import embedding
 from kernels import launch
 from tests.fakes import fake_cupy
 

@@ -16,8 +16,8 @@ HOST_READS = {"item", "get", "tolist", "asnumpy", "numpy"}  # methods that wait 
 # Kernels that write where they read, and why they may.
 IN_PLACE = {
     "matmul._store": {"y_ptr"},  # gemm's accumulate adds to the caller's own buffer
-    "norm._running_stats": {"running_mean_ptr", "running_var_ptr"},  # a state operation
-    "optim._advance": {"step_ptr"},  # a state operation
+    "batch_norm._running_stats": {"running_mean_ptr", "running_var_ptr"},  # a state operation
+    "random._advance": {"step_ptr"},  # a state operation
     "optim._next_scale": {"scale_ptr", "good_ptr"},  # a state operation
 }
 

@@ -19,8 +19,8 @@ from tests.kernels.test_kernel_sources import FILES, calls, kernels
 
 # Loops whose bound is rounded up to whole blocks: what the length itself leaves over.
 RAGGED = {
-    "norm._layer_norm_forward": lambda a: a["D"] % a["BLOCK"],
-    "norm._layer_norm_backward": lambda a: a["rows"] % a["ROWS"] and a["D"] % a["BLOCK"],
+    "layer_norm._layer_norm_forward": lambda a: a["D"] % a["BLOCK"],
+    "layer_norm._layer_norm_backward": lambda a: a["rows"] % a["ROWS"] and a["D"] % a["BLOCK"],
     "matmul._columns": lambda a: a["rows"] % a["BLOCK_M"],
     **dict.fromkeys(
         ("group_norm._group_norm_forward", "group_norm._group_norm_backward"), lambda a: a["P"] % a["BLOCK_P"]
@@ -97,11 +97,11 @@ DEMANDS = {
             ("none", (False, False, False, False), 3),
         )
     },
-    "norm._layer_norm_forward": {"programs": (_tiles("rows", "ROWS"), 3)},
+    "layer_norm._layer_norm_forward": {"programs": (_tiles("rows", "ROWS"), 3)},
     "group_norm._group_norm_forward": GROUPS,
     "group_norm._group_norm_backward": GROUPS,
     "batch_norm._join_strips": {"strips": (lambda a: a["strips"], 3)},
-    "batch_norm._sum_parts": {"programs": (lambda a: a["programs"], 3)},
+    "normalise._sum_parts": {"programs": (lambda a: a["programs"], 3)},
     "reductions._reduce": {
         "shares": (_tiles("n", "SHARE"), 3),
         "tiles of outer": (_tiles("outer", "BLOCK_O"), 2),

@@ -58,18 +58,23 @@ PLANTS = {
         "    return dx, dw, 0 * total(dy, (0, 1, 2))",
         "conv2d",
     ),
-    "norm-bias-gradient-zero": op("norm.py", "db = total(dy, leading)", "db = 0 * total(dy, leading)", "layer_norm"),
+    "norm-bias-gradient-zero": op(
+        "normalise.py", "db = total(dy, leading)", "db = 0 * total(dy, leading)", "layer_norm"
+    ),
     "group-norm-gradient-by-channels": op(
-        "norm.py", "_grouped(xhat, num_groups), rstd, (1, 3))", "_grouped(xhat, num_groups), rstd, (1,))", "group_norm"
+        "group_norm.py",
+        "_grouped(xhat, num_groups), rstd, (1, 3))",
+        "_grouped(xhat, num_groups), rstd, (1,))",
+        "group_norm",
     ),
     "group-norm-activation-forgotten-in-backward": op(
-        "norm.py", "xhat, w, activate_backward(act, activated, dy), needs", "xhat, w, dy, needs", "group_norm"
+        "group_norm.py", "xhat, w, activate_backward(act, activated, dy), needs", "xhat, w, dy, needs", "group_norm"
     ),
     "upsampling-gradient-of-one-copy": op(
-        "shape.py", "total(blocks, (2, 4))", "blocks[:, :, 0, :, 0].copy()", "upsample_nearest"
+        "upsample.py", "total(blocks, (2, 4))", "blocks[:, :, 0, :, 0].copy()", "upsample_nearest"
     ),
     "timestep-sines-first": op(
-        "sinusoids.py", "concatenate([cos, sin]", "concatenate([sin, cos]", "timestep_embedding"
+        "embedding.py", "concatenate([cos, sin]", "concatenate([sin, cos]", "timestep_embedding"
     ),
     # off by one in the last block
     "conv-last-image-dropped": op(
@@ -79,7 +84,7 @@ PLANTS = {
         "conv2d",
     ),
     "linear-cross-entropy-last-rows-dropped": op(
-        "losses.py", "for i in range(0, n, step)]", "for i in range(0, n - 1, step)]", "linear_cross_entropy"
+        "cross_entropy.py", "for i in range(0, n, step)]", "for i in range(0, n - 1, step)]", "linear_cross_entropy"
     ),
     "conv-phase-one-pixel-short": op(
         "conv.py", "pixels + offsets[-1] - size_in", "pixels - 1 + offsets[-1] - size_in", "conv_transpose2d"
@@ -88,17 +93,20 @@ PLANTS = {
     "causal-offset-one-too-near": op("attention.py", "causal_offset, dtype", "causal_offset - 1, dtype", "attention"),
     # nan and overflow
     "attention-all-masked-is-nan": op("attention.py", "xp.where(top == -xp.inf, 0, top)", "top", "attention"),
-    "softmax-without-its-maximum": op("losses.py", "exp(x - x.max(axis, keepdims=True))", "exp(x)", "softmax"),
+    "softmax-without-its-maximum": op("softmax.py", "exp(x - x.max(axis, keepdims=True))", "exp(x)", "softmax"),
     "sigmoid-overflows": op("pointwise.py", "e = xp.exp(-abs(x))", "e = xp.exp(abs(x))", "sigmoid"),
     "bce-overflows": op(
-        "losses.py", "xp.log1p(xp.exp(-abs(x)))", "xp.log1p(xp.exp(abs(x))) - abs(x)", "bce_with_logits"
+        "variational.py", "xp.log1p(xp.exp(-abs(x)))", "xp.log1p(xp.exp(abs(x))) - abs(x)", "bce_with_logits"
     ),
     "variance-by-difference-of-squares": op(
-        "norm.py", "var = _mean(centred * centred, axes)", "var = _mean(x * x, axes) - mean * mean", "layer_norm"
+        "normalise.py",
+        "var = mean_over(centred * centred, axes)",
+        "var = mean_over(x * x, axes) - mean * mean",
+        "layer_norm",
     ),
     # writing in place
     "softmax-writes-to-its-input": op(
-        "losses.py",
+        "softmax.py",
         "y = array_module(x).exp(x - x.max(axis, keepdims=True))",
         "y = array_module(x).exp(x - x.max(axis, keepdims=True), out=x if x.size else None)",
         "softmax",
@@ -127,14 +135,20 @@ PLANTS = {
         "random.py", "dy * (mask * _scale(dy, p))", "dy * (True * _scale(dy, p))", "dropout"
     ),
     "ignored-targets-counted-in-the-mean": op(
-        "losses.py",
+        "cross_entropy.py",
         "losses, lse = _rows(flat, t, label_smoothing, ignore_index, z_loss)\n    count = (t != ignore_index).sum()",
         "losses, lse = _rows(flat, t, label_smoothing, ignore_index, z_loss)\n    count = (t == t).sum()",
         "cross_entropy",
     ),
-    "ignored-targets-have-a-gradient": op("losses.py", "xp.where(kept, scale, 0)[:, None]", "scale", "cross_entropy"),
-    "smoothing-forgotten-in-backward": op("losses.py", "d -= smoothing / logits.shape[1]", "pass", "cross_entropy"),
-    "z-loss-gradient-halved": op("losses.py", "1 + 2 * z_loss * lse.sum", "1 + z_loss * lse.sum", "cross_entropy"),
+    "ignored-targets-have-a-gradient": op(
+        "cross_entropy.py", "xp.where(kept, scale, 0)[:, None]", "scale", "cross_entropy"
+    ),
+    "smoothing-forgotten-in-backward": op(
+        "cross_entropy.py", "d -= smoothing / logits.shape[1]", "pass", "cross_entropy"
+    ),
+    "z-loss-gradient-halved": op(
+        "cross_entropy.py", "1 + 2 * z_loss * lse.sum", "1 + z_loss * lse.sum", "cross_entropy"
+    ),
     "dilation-forgotten-in-narrow-conv": op("conv.py", "top, left = i * dilation[0],", "top, left = i,", "conv2d"),
     "leaky-slope-forgotten-in-backward": op(
         "pointwise.py", "(1 - positive) * negative_slope", "(1 - positive)", "relu"
@@ -142,7 +156,10 @@ PLANTS = {
     "relu-gradient-at-zero": op("pointwise.py", "xp.where(y <= 0, 0, dy)", "xp.where(y < 0, 0, dy)", "relu"),
     "maximum-gradient-to-the-loser": op("pointwise.py", "_share(xp, dy, x, y, ~(x < y))", "dy", "maximum"),
     "embedding-keeps-one-of-repeated-rows": op(
-        "shape.py", "xp.add.reduceat(rows[order], starts, axis=0, dtype=xp.float64)", "rows[order][starts]", "embedding"
+        "embedding.py",
+        "xp.add.reduceat(rows[order], starts, axis=0, dtype=xp.float64)",
+        "rows[order][starts]",
+        "embedding",
     ),
     "discriminator-real-gradient-halved": op(
         "adversarial.py", "_gradient(real, dy, term, -1)", "_gradient(real, dy / 2, term, -1)", "discriminator_loss"
@@ -151,13 +168,13 @@ PLANTS = {
         "adversarial.py", "xp.where(1 + x <= 0, 0, 1)", "xp.where(1 + x < 0, 0, 1)", "discriminator_loss"
     ),
     "minimax-generator-sign": op("adversarial.py", '("softplus", 1, -1)', '("softplus", 1, 1)', "generator_loss"),
-    "elbo-beta-forgotten-in-backward": op("losses.py", "(dloss * beta + dkl) / n", "(dloss + dkl) / n", "elbo"),
+    "elbo-beta-forgotten-in-backward": op("variational.py", "(dloss * beta + dkl) / n", "(dloss + dkl) / n", "elbo"),
     "long-sums-in-float32": Plant(
         "core/arrays.py", "dtype=np.float64 if wide else x.dtype", "dtype=x.dtype", f"{OPS} -k sum/"
     ),
     # state, optimisers, models
     "running-variance-biased": Plant(
-        "core/reference/norm.py",
+        "core/reference/batch_norm.py",
         "var * (count / (count - 1))",
         "var",
         "tests/bench/parity/test_torch.py tests/bench/parity/test_whole_models.py",
@@ -205,13 +222,13 @@ PLANTS = {
         "tests/models/test_conditional.py -k stay",
     ),
     "reparameterisation-by-variance": Plant(
-        "core/reference/losses.py",
+        "core/reference/reparameterize.py",
         "std = array_module(mu).exp(0.5 * logvar)",
         "std = array_module(mu).exp(logvar)",
         f"{OPS} tests/bench/parity/test_whole_models.py -k reparameterize/",
     ),
     "reparameterize-draws-other-noise-backward": Plant(
-        "core/reference/losses.py",
+        "core/reference/reparameterize.py",
         "_noise(dz, noise, step, seed, draw)",
         "_noise(dz, noise, step, seed, draw + 1)",
         "tests/core/test_reparameterize.py",

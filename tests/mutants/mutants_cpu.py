@@ -12,13 +12,13 @@ def kernel(file, old, new, ops):
 
 CPU = {
     "cpu-layer-norm-last-rows-of-a-group-lost": kernel(
-        "norm.py", "% GROUP == 0 or row + 1 == stop:", "% GROUP == 0:", "layer_norm"
+        "layer_norm.py", "% GROUP == 0 or row + 1 == stop:", "% GROUP == 0:", "layer_norm"
     ),
     "cpu-add-layer-norm-forgets-the-residual-s-gradient": kernel(
-        "norm.py", "y[i] += other[i]", "y[i] += f32(0) * other[i]", "add_layer_norm"
+        "layer_norm.py", "y[i] += other[i]", "y[i] += f32(0) * other[i]", "add_layer_norm"
     ),
     "cpu-softmax-last-block-of-a-row-lost": kernel(
-        "losses.py",
+        "softmax.py",
         "n, total_ = x.shape[1], 0.0\n    for first in range(0, n, BLOCK)",
         "n, total_ = x.shape[1], 0.0\n    for first in range(0, min(n, BLOCK), BLOCK)",
         "softmax",
@@ -90,7 +90,7 @@ CPU = {
         "upsample_nearest",
     ),
     "cpu-linear-loss-weight-gradient-of-one-thread": kernel(
-        "linear_losses.py", "for part in parts[1:]", "for part in parts[2:]", "linear_cross_entropy"
+        "cross_entropy.py", "for part in parts[1:]", "for part in parts[2:]", "linear_cross_entropy"
     ),
     "cpu-linear-ragged-depth-lost": kernel(
         "matmul.py",

@@ -32,10 +32,10 @@ KERNELS = {
         "upsample.py", "range(0, SH * SW)", "range(0, SH * SW - 1)", "upsample_nearest"
     ),
     "gpu-timestep-quarter-too-far": gpu(
-        "sinusoids.py", "quarter(rest, (turned - 1) & 3)", "quarter(rest, (turned + 1) & 3)", "timestep_embedding"
+        "embedding.py", "quarter(rest, (turned - 1) & 3)", "quarter(rest, (turned + 1) & 3)", "timestep_embedding"
     ),
     "gpu-z-loss-without-its-top": gpu(
-        "losses.py", "z_loss * (top + rest) * (top + rest)", "z_loss * rest * rest", "cross_entropy", "z-loss"
+        "cross_entropy.py", "z_loss * (top + rest) * (top + rest)", "z_loss * rest * rest", "cross_entropy", "z-loss"
     ),
     "gpu-hinge-gradient-at-its-kink": gpu(
         "adversarial.py",
@@ -131,14 +131,14 @@ KERNELS = {
         "matmul.py", "stop = tl.minimum(start + strip, rows)", "stop = start + strip // 3 * 2", "linear", "past"
     ),
     "gpu-layer-norm-last-rows-skipped": gpu(
-        "norm.py",
+        "layer_norm.py",
         "for group in range(program * ROWS, rows, tl",
         "for group in range(program * ROWS, rows - ROWS, tl",
         "layer_norm",
         "past",
     ),
     "gpu-layer-norm-last-columns-skipped": gpu(
-        "norm.py",
+        "layer_norm.py",
         "        for start in range(0, WIDTH, BLOCK):\n            column",
         "        for start in range(0, WIDTH - BLOCK, BLOCK):\n            column",
         "layer_norm",
@@ -159,7 +159,7 @@ KERNELS = {
         "past",
     ),
     "gpu-norm-partial-dropped": gpu(
-        "batch_norm.py",
+        "normalise.py",
         "for start in range(0, programs, BLOCK_P):",
         "for start in range(BLOCK_P, programs, BLOCK_P):",
         "batch_norm",

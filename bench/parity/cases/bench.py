@@ -6,11 +6,18 @@ them; `make test-all` judges them too, because rounding errors grow with the len
 
 import math
 
-from bench.parity.cases.image import conv, deconv, train
+import torch.nn.functional as TF
+
+from bench.parity.cases.attention import attention
+from bench.parity.cases.batch_norm import train
+from bench.parity.cases.conv import conv, deconv
+from bench.parity.cases.cross_entropy import classes
+from bench.parity.cases.embedding import timesteps
+from bench.parity.cases.group_norm import group
 from bench.parity.cases.inputs import Case, F, coin, ids, normal, unit
-from bench.parity.cases.layers import add_norm, attention, group, norm
-from bench.parity.cases.losses import BCE, classes, elbo
-from bench.parity.cases.shape import TF, timesteps, upsample
+from bench.parity.cases.layer_norm import add_norm, norm
+from bench.parity.cases.upsample import upsample
+from bench.parity.cases.variational import BCE, elbo
 
 
 def fan(shape, fan_in):

@@ -6,9 +6,9 @@ and times them in float16, against float64 by torch on the GPU; no test on a CPU
 
 import numpy as np
 
-from bench.parity.cases.image import deconv
-from bench.parity.cases.layers import attention
-from bench.parity.cases.losses import classes
+from bench.parity.cases.attention import attention
+from bench.parity.cases.conv import deconv
+from bench.parity.cases.cross_entropy import classes
 
 
 def quick(*shape, scale=1.0):

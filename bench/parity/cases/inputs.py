@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as TF
 
 import core.functional
 from core import Tensor
@@ -116,3 +118,16 @@ def copied(statistics):
 def value(x, dtype=None):
     """Exactly this."""
     return lambda rng: np.array(x, dtype)
+
+
+ACTS = {  # torch's activations, by the names of ours
+    None: lambda x: x,
+    "relu": torch.relu,
+    "leaky_relu": lambda x: TF.leaky_relu(x, 0.01),
+    "gelu": TF.gelu,
+    "gelu_tanh": lambda x: TF.gelu(x, approximate="tanh"),
+    "tanh": torch.tanh,
+}
+
+
+KINKED = ("relu", "leaky_relu")

@@ -22,7 +22,7 @@ import numpy as np
 
 from core.engine import Op
 from core.runtime.threads import share
-from kernels.cpu.batch_norm import NO_MASK, batch_norm, batch_norm_eval
+from kernels.cpu.batch_norm import NO_MASK
 from kernels.cpu.common import DOUBLE, PIECE, REAL, SUMS, const, f32, floats, inline, kernel, out
 from kernels.cpu.random import BYTES, drop, dropping_of
 
@@ -178,5 +178,3 @@ def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
 
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward, backend="numba")
 add_layer_norm = Op("add_layer_norm", _add_layer_norm, _add_layer_norm_backward, backend="numba")
-
-__all__ = ["add_layer_norm", "batch_norm", "batch_norm_eval", "layer_norm"]

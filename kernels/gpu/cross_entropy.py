@@ -111,7 +111,7 @@ def _losses(chunks, target, dtype, *, ignore_index, label_smoothing, reduction, 
     lse = xp.empty((t.size, 2), "float32")
     for part, logits in chunks:
         rows, V = logits.shape
-        tile = row_tile("cross_entropy", logits.dtype, V)
+        tile = row_tile("cross_entropy", "cross_entropy", logits.dtype, V)
         numbers, flags = (
             (float(label_smoothing), float(z_loss)),
             {"SMOOTHED": label_smoothing > 0, "SQUARED": z_loss > 0},
@@ -122,7 +122,7 @@ def _losses(chunks, target, dtype, *, ignore_index, label_smoothing, reduction, 
         return losses.reshape(target.shape), (target, lse, None)
     y, count = xp.empty((), dtype), xp.empty((), "int64")
     arguments = (losses, t, y, count, t.size, ignore_index)
-    launch(_reduce_losses, (1,), *arguments, MEAN=reduction == "mean", **blocks("losses", "reduce", "any"))
+    launch(_reduce_losses, (1,), *arguments, MEAN=reduction == "mean", **blocks("cross_entropy", "reduce", "any"))
     return y, (target, lse, count)
 
 
@@ -130,7 +130,7 @@ def _gradient(part, logits, dx, kept, dy, *, ignore_index, label_smoothing, redu
     """Write dx (m, V) of the rows in the slice `part`; kept = (target, lse, count)."""
     (target, lse, count), (rows, V) = kept, logits.shape
     dy = contiguous(dy).reshape(-1)[part] if reduction == "none" else dy
-    tile = row_tile("gradient", logits.dtype, V)
+    tile = row_tile("cross_entropy", "gradient", logits.dtype, V)
     grid = (cdiv(rows, tile["BLOCK_M"]), cdiv(V, tile["BLOCK_N"]))
     numbers = rows, V, ignore_index, float(label_smoothing), float(z_loss)
     arguments = (logits, target.reshape(-1)[part], lse[part], dy, count, dx)

@@ -17,8 +17,7 @@ Precision   float32 inside, whatever is stored; the variance is of centred value
 Versions    kept x^ would save one subtraction and one product a value, and cost RD: made again from r, mean and rstd.
             Sums for dw and db in a kernel of their own would read r and dy twice
 Limits      none: any number of rows and columns, weights or not
-Source      the strips of the backward pass are Liger's. Batch norm has a file of its own, imported here so that all
-            norms are found in this one
+Source      the strips of the backward pass are Liger's
 Status      untested on a device: all of it
 
 # why: docs/kernels/norms.md
@@ -30,17 +29,8 @@ import triton.language as tl
 
 from core.arrays import array_module
 from core.engine import Op
-from kernels.gpu.batch_norm import (
-    batch_norm,
-    batch_norm_eval,
-    drop,
-    dropping_of,
-    reciprocal_deviation,
-    sum_parts,
-    tile,
-    vector,
-)
-from kernels.gpu.common import cdiv, contiguous, rows_of, write_back
+from kernels.gpu.common import cdiv, contiguous, rows_of
+from kernels.gpu.normalise import drop, dropping_of, reciprocal_deviation, sum_parts, tile, vector
 from kernels.gpu.random import KEY, dropped
 from kernels.launch import blocks, launch
 
@@ -141,7 +131,7 @@ def _layer_norm_backward(
 def _plan(kernel, x):
     """(rows, columns, blocks of columns, block sizes) of a pass over x; a row is one block if it can be."""
     rows, D = rows_of(x), x.shape[-1]
-    config = blocks("norm", kernel, x.dtype, D)
+    config = blocks("layer_norm", kernel, x.dtype, D)
     steps = max(cdiv(D, config["BLOCK"]), 1)
     return rows, D, steps, {"GROUPED": D % 8 == 0, "WIDTH": steps * config["BLOCK"], **config}
 
@@ -199,28 +189,5 @@ def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
 # --- batch norm's running statistics ----------------------------------------
 
 
-@triton.jit
-def _running_stats(running_mean_ptr, running_var_ptr, mean_ptr, var_ptr, C, momentum, unbiased, BLOCK: tl.constexpr):
-    """Move both by `momentum` towards the batch's mean and `unbiased` times its variance."""
-    o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mean = tl.load(running_mean_ptr + o, mask=o < C, other=0.0).to(tl.float32) * (1.0 - momentum)
-    var = tl.load(running_var_ptr + o, mask=o < C, other=0.0).to(tl.float32) * (1.0 - momentum)
-    mean += tl.load(mean_ptr + o, mask=o < C, other=0.0).to(tl.float32) * momentum
-    var += tl.load(var_ptr + o, mask=o < C, other=0.0).to(tl.float32) * unbiased * momentum
-    tl.store(running_mean_ptr + o, mean, mask=o < C)
-    tl.store(running_var_ptr + o, var, mask=o < C)
-
-
-def running_stats_(running_mean, running_var, mean, var, *, momentum, count):
-    """Move the running statistics by `momentum` towards the batch's; the variance kept is the unbiased one."""
-    config, C = blocks("norm", "running_stats", running_mean.dtype), running_mean.size
-    flat = tuple(map(contiguous, (running_mean, running_var, mean, var)))
-    numbers = C, float(momentum), count / (count - 1)
-    launch(_running_stats, (cdiv(C, config["BLOCK"]),), *flat, *numbers, **config)
-    write_back((running_mean, running_var), flat)
-
-
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward_, backend="triton")
 add_layer_norm = Op("add_layer_norm", _add_layer_norm, _add_layer_norm_backward, backend="triton")
-
-__all__ = ["add_layer_norm", "batch_norm", "batch_norm_eval", "layer_norm", "running_stats_"]

@@ -1,0 +1,53 @@
+"""Batch norm over a batch that several processes share: in training it normalises by the statistics of all ranks.
+
+The x of all ranks have the same shape. Results, running statistics and gradients are those of one process that holds
+the whole batch, but for rounding; each rank's gradients of weight and bias are its own, to be summed with all others.
+
+# why: docs/distributed.md
+"""
+
+from core import nn
+from core.functional.batch_norm import normalise_batch
+from core.runtime.distributed import a_world
+
+
+def sync_batch_norm(
+    x,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    world,
+    act=None,
+    negative_slope=0.01,
+    dropout_p=0.0,
+    mask=None,
+):
+    """F.batch_norm of x (..., C), one rank's share, by the statistics of all ranks of `world`."""
+    a_world("sync_batch_norm", world)
+    statistics, options = (running_mean, running_var, momentum), {"eps": eps, "act": act, "slope": negative_slope}
+    options |= {"ranks": world.size, "world": world}
+    return normalise_batch("sync_batch_norm", x, statistics, weight, bias, training, dropout_p, mask, **options)
+
+
+class SyncBatchNorm(nn.BatchNorm):
+    """SyncBatchNorm(norm, world): takes the place of a BatchNorm, with its parameters, statistics and options."""
+
+    def __init__(self, norm: nn.BatchNorm, world):
+        vars(self).update(vars(norm))
+        self.world = world
+
+    def normalise(self, *arguments, **options):
+        return sync_batch_norm(*arguments, world=self.world, **options)
+
+
+def convert(module: nn.Module, world):
+    """Make every batch norm in `module` a SyncBatchNorm, as torch.nn.SyncBatchNorm.convert_sync_batchnorm does."""
+    for part in list(module.modules()):
+        for name, value in list(vars(part).items()):
+            if isinstance(value, nn.BatchNorm):
+                setattr(part, name, SyncBatchNorm(value, world))
