@@ -14,6 +14,7 @@ from contextvars import ContextVar
 import numpy as np
 
 from core import arrays, check, dispatch
+from core.engine import scoped
 from core.reference import random as reference
 
 
@@ -95,11 +96,8 @@ def record():
 
     Dropout masks are boolean (True = kept), normals and uniforms floating: enough to feed a PyTorch twin."""
     draws: list = []
-    token = _draws.set(draws)
-    try:
+    with scoped((_draws, draws)):
         yield draws
-    finally:
-        _draws.reset(token)
 
 
 def _recorded(x):

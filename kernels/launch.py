@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.arrays import is_cupy
+from core.engine import scoped
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TABLES = Path(__file__).parent / "blocks"
@@ -137,14 +138,9 @@ def blocks(family: str, kernel: str, dtype, size: int = 0) -> dict:
     return dict(next(config for most, config in lines if most is None or size <= most))
 
 
-@contextlib.contextmanager
 def instead(family: str, kernel: str, config: dict):
     """`with instead("conv", "gather", {...}):` one kernel takes this configuration, whatever the table says."""
-    token = _instead.set({**_instead.get(), (family, kernel): config})
-    try:
-        yield
-    finally:
-        _instead.reset(token)
+    return scoped((_instead, {**_instead.get(), (family, kernel): config}))
 
 
 def _architecture(known) -> str:
@@ -166,11 +162,8 @@ def _architecture(known) -> str:
 def recording(arch: int):
     """`with recording(90) as launches:` notes launches instead of running them; results are left as allocated."""
     launches: list[Launch] = []
-    token = _recorder.set((arch, launches))
-    try:
+    with scoped((_recorder, (arch, launches))):
         yield launches
-    finally:
-        _recorder.reset(token)
 
 
 # --- on a GPU ----------------------------------------

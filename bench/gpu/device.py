@@ -85,16 +85,6 @@ class Device:
             comparing.backward_all(outputs, [None if dy is None else self.xp.asarray(dy) for dy in dys])
         return [self.host(y.data) for y in outputs], [self.host(getattr(t, "grad", None)) for t in tensors]
 
-    def milliseconds(self, case, dtype) -> float:
-        """Forward and backward of a case by our kernels, median."""
-        from bench.gpu import contenders, timing
-
-        arrays = case.arrays(dtype)
-        with self.kernels():
-            dys = comparing.random_dys(case, as_tuple(case.ours(*self.tensors(case, arrays))), dtype)
-        run = contenders.ours(self, case, arrays, dys, Precision(str(dtype), str(dtype)))
-        return timing.measured(run.both, timing.clock(self, "cupy"))["ms"]
-
     def set_torch(self, precision):
         """torch computes like `precision` from now on, and tries out cuDNN's algorithms."""
         import torch

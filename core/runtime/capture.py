@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from core.engine import scoped
+
 WARM_UPS = 2  # calls before the capture: they compile, load and fill caches, none of which a capture may do
 _held: ContextVar[list | None] = ContextVar("held", default=None)  # during a capture: what the graph must keep alive
 
@@ -77,10 +79,10 @@ class Captured:
 
     def _capture(self):
         """Make the graph, or note why there is none. Nothing of the function has been carried out after either."""
-        collecting, token = gc.isenabled(), _held.set(self.held)
+        collecting = gc.isenabled()
         gc.disable()  # what a collection frees may end in a call that is refused in a capture
         try:
-            with self.cuda.using_allocator(self.pool.malloc):
+            with self.cuda.using_allocator(self.pool.malloc), scoped((_held, self.held)):
                 self.graph = self._recorded()
         except Exception as error:  # the function's own mistakes come again in the call that follows
             self._forget()
@@ -88,7 +90,6 @@ class Captured:
             self.reason = f"{type(error).__name__}: {line}"
             print(f"a step runs kernel by kernel, it could not be captured: {self.reason}", file=sys.stderr)
         finally:
-            _held.reset(token)
             if collecting:
                 gc.enable()
 

@@ -14,7 +14,7 @@ from models.datasets import DataError
 from models.evaluation import bounds, classifier, frechet, plots
 from models.evaluation.bootstrap import COSTLY, RESAMPLES, of_distance, of_mean, of_median
 from models.evaluation.neighbours import COVERAGE_K, PRECISION_K, manifold_figures, nearest
-from models.evaluation.report import Figure, Report, title
+from models.evaluation.report import Figure, Report
 from models.training.progress import progress
 
 SAMPLES = 2000
@@ -111,27 +111,25 @@ def evaluate(run, trainer, n=None) -> tuple:
     very_near = np.percentile(real_near[0][0], 1)
     a, b = figures(ours, near, train, very_near), figures(real, real_near, train, very_near)
     found = [Figure(name, a[name], meaning, b[name]) for name, meaning in MEANING.items()]
-    report = Report(
-        title=title(run),
-        step=trainer.steps,
+    report = Report.of(
+        run,
+        trainer,
         beside="real, held out",
-        settings=settings(run, model, data, n),
+        settings=settings(model, data, n),
         figures=found + (bounds.vae_figures(trainer) if trainer.kind == "vae" else []),
-        quick=trainer.evaluate(),
+        pictures=[
+            plots.neighbours(ours, near, train),
+            plots.shares_and_distances(ours, real, near, real_near, train),
+            *plots.over_training(run, model, train, real),
+        ],
     )
-    report.pictures = [
-        plots.neighbours(ours, near, train),
-        plots.shares_and_distances(ours, real, near, real_near, train),
-    ]
-    report.pictures += plots.over_training(run, model, train, real)
     return report, ours.images
 
 
-def settings(run, model, data, n) -> dict:
+def settings(model, data, n) -> dict:
     return {
         "samples": f"{n:,} samples, {n:,} held-out images, against {len(data.x_train):,} training images",
         "neighbours": f"k = {PRECISION_K} (precision, recall), {COVERAGE_K} (density, coverage); balls of {n:,} images",
         "intervals": f"95 %, bootstrap over images, {RESAMPLES} resamples ({COSTLY} for frechet and class_gap)",
         "classifier": f"right in {classifier.accuracy(model, data.x_test, data.y_test):.2%} of the held-out images",
-        "data": str(run.settings["data"]["path"] or data.source.name),
     }

@@ -2,7 +2,7 @@
 
 import html
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.checkpoint import write_atomically
@@ -37,8 +37,14 @@ class Report:
     beside: str
     settings: dict
     figures: list[Figure]
-    pictures: list = field(default_factory=list)  # (caption, file name, PNG bytes)
-    quick: dict = field(default_factory=dict)  # what the trainer's own `evaluate` gives, without intervals
+    pictures: list  # (caption, file name, PNG bytes)
+    quick: dict  # what the trainer's own `evaluate` gives, without intervals
+
+    @classmethod
+    def of(cls, run, trainer, *, beside, settings, figures, pictures) -> "Report":
+        """The report of a run at its newest checkpoint: what all models' reports say of it alike is filled in."""
+        settings = {**settings, "data": str(run.settings["data"]["path"] or trainer.data.source.name)}
+        return cls(title(run), trainer.steps, beside, settings, figures, pictures, trainer.evaluate())
 
 
 def title(run) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from models.datasets import DataError
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, of_mean
-from models.evaluation.report import Figure, Report, title
+from models.evaluation.report import Figure, Report
 from models.training.progress import progress
 
 PIECES, LENGTH, PROMPT, LEAST = 20, 500, 64, 16  # pieces, characters of each, of held-out text before it, at least
@@ -99,16 +99,15 @@ def evaluate(run, trainer, n=None) -> Report:
     bar = progress(ours + real, desc="copies", unit="text")
     spans = [longest_copied(text, corpus.train) for text in bar]
     mine, others = spans[: len(ours)], spans[len(ours) :]
-    report = Report(
-        title=title(run),
-        step=trainer.steps,
+    return Report.of(
+        run,
+        trainer,
         beside="real, held out",
         settings={
             "texts": f"{len(pieces)} of {len(real[0])} characters, each continues {PROMPT} characters of held-out text",
             "sampling": f"temperature {TEMPERATURE}, no top-k, no top-p",
             "loss": f"over all {len(ids) - 1:,} held-out tokens, in windows of {trainer.config.context}",
             "intervals": f"95 %, bootstrap over windows or texts, {RESAMPLES} resamples",
-            "data": str(run.settings["data"]["path"] or corpus.source.name),
         },
         figures=[
             Figure("bits_per_character", bits, "held-out text; lower is better"),
@@ -127,7 +126,5 @@ def evaluate(run, trainer, n=None) -> Report:
             ),
             Figure("longest_copied_of_all", max(mine), "the longest of all texts", max(others)),
         ],
-        quick=trainer.evaluate(),
+        pictures=[plots.spans(mine, others)],
     )
-    report.pictures = [plots.spans(mine, others)]
-    return report

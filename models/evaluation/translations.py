@@ -13,7 +13,7 @@ from sacrebleu.metrics.chrf import CHRF
 from core import check
 from models.evaluation import plots
 from models.evaluation.bootstrap import RESAMPLES, Interval, of_mean
-from models.evaluation.report import Figure, Report, title
+from models.evaluation.report import Figure, Report
 from models.tokenizers import PAD
 from models.training.progress import progress
 
@@ -79,23 +79,20 @@ def evaluate(run, trainer, n=None) -> Report:
             copied = score(metric, sources, references)[0]
             value, signatures[name] = score(metric, ours, references)
             found.append(Figure(f"{name} {how}", value, meaning, copied))
-    report = Report(
-        title=title(run),
-        step=trainer.steps,
+    return Report.of(
+        run,
+        trainer,
         beside="source copied",
         settings={
             "sentences": f"the first {n} held-out ones; the reference itself scores 100",
             "search": f"greedy; {BEAMS} beams, length penalty alpha 0.6; at most {trainer.config.length - 1} tokens",
             **{f"{name} signature": signature for name, signature in signatures.items()},
             "intervals": f"95 %; scores: sacrebleu's bootstrap, {RESAMPLES} resamples; loss: bootstrap over sentences",
-            "data": str(run.settings["data"]["path"] or trainer.data.source.name),
         },
         figures=[
             Figure("nats_per_token", loss, "held-out loss, no label smoothing; lower is better"),
             Figure("perplexity", Interval(*map(math.exp, loss)), "exp of it"),
             *found,
         ],
-        quick=trainer.evaluate(),
+        pictures=[plots.scores(found)],
     )
-    report.pictures = [plots.scores(found)]
-    return report
