@@ -24,8 +24,7 @@ from models.evaluation.measures import label_figures
 from models.layers.schedules import PREDICTIONS, SCHEDULES, Schedule, target, x0_of
 from models.layers.unet import CLASSES, NO_CLASS, UNet
 from models.training.config import Config
-from models.training.families import signed_pixels
-from models.training.labels import LabelTrainer
+from models.training.families import LabelTrainer, signed_pixels
 
 SAMPLERS = ("ddim", "ddpm")
 CHUNK = 64  # images that go through the network at once when sampling

@@ -24,8 +24,7 @@ from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
 from models.evaluation.measures import label_figures
 from models.training.config import Config
-from models.training.families import signed_pixels
-from models.training.labels import LabelTrainer
+from models.training.families import LabelTrainer, signed_pixels
 
 ROWS, COLUMNS = 10, 13  # of a picture in which noises turn into others
 

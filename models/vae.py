@@ -21,8 +21,7 @@ import core.functional as F
 from core import Tensor, check, nn, optim, random
 from models.evaluation.measures import label_figures
 from models.training.config import Config
-from models.training.families import check_images, unit_pixels
-from models.training.labels import LabelTrainer
+from models.training.families import LabelTrainer, check_images, unit_pixels
 
 COLUMNS = 13  # values of a latent dimension that a picture shows, from -3 to 3
 

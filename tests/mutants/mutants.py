@@ -199,7 +199,7 @@ PLANTS = {
         "tests/bench/parity/test_whole_models.py -k conditional",
     ),
     "labels-of-other-images": Plant(
-        "models/training/labels.py",
+        "models/training/families.py",
         "self.data.y_train[index]",
         "self.data.y_train[index[::-1]]",
         "tests/models/test_conditional.py -k stay",
