@@ -108,13 +108,10 @@ class DiffusionTrainer(LabelTrainer):
         self.averages = [t for _, t in self.model.average.named_tensors()]
         self.inputs = self.image_inputs()
 
-    def part_loss(self, start, stop):
-        """Of examples start to stop of the batch: ((loss,), their share of the batch)."""
-        c, n = self.config, stop - start
-        labels = self.inputs["labels"][start:stop]
-        told = random.uniform((n,)) >= c.unlabelled
-        loss = self.regression(self.model.net, self.inputs["images"][start:stop], self.xp.where(told, labels, NO_CLASS))
-        return (loss,), n / c.batch
+    def loss(self, images, labels):
+        """The mean of these images; some of them are not told their class."""
+        told = random.uniform((len(images),)) >= self.config.unlabelled
+        return self.regression(self.model.net, images, self.xp.where(told, labels, NO_CLASS))
 
     def regression(self, net, x0, labels):
         """The mean squared error of `net` at a time and with a noise drawn for each image."""
@@ -124,12 +121,15 @@ class DiffusionTrainer(LabelTrainer):
         said = net(Tensor(a * x0 + s * noise), t, labels)
         return ((said - target(self.config.predict, x0, noise, a, s)) ** 2).mean()
 
-    def train_step(self):
+    def train_step(self, images, labels):
         optimizer, parameters = self.optimizers["net"], self.model.net.parameters()
         optimizer.zero_grad()
-        (self.losses[0],) = self.backward(self.part_loss, parameters, count=self.at_once())
-        taken = self.unscale_("loss", parameters)
-        self.losses[1] = optim.clip_grad_norm_(parameters, self.config.clip)
+        objective = self.objective("loss", parameters)
+        for batch in objective.micro_batches(images, labels):
+            losses = objective.on_threads(self.loss, *batch)
+            objective.backward(*losses)
+        taken = objective.unscale_()
+        self.losses[0], self.losses[1] = objective.losses[0], optim.clip_grad_norm_(parameters, self.config.clip)
         optimizer.step(taken)
         optim.ema_(self.averages, parameters, self.config.average, taken)
 

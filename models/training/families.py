@@ -137,18 +137,5 @@ class TokenTrainer(Trainer):
                     f"feed: {name} has ids from {ids.min()} to {ids.max()}, should be in [0, {self.vocab})"
                 )
 
-    def part_loss(self, start, stop):
-        """Of examples start to stop of self.inputs: ((summed loss,), 1 / tokens in the whole batch, of all ranks)."""
-        raise TypeError(f"{type(self).__name__} has no loss")
-
-    def train_step(self):
-        self.model.zero_grad()
-        parameters = self.model.parameters()
-        (self.losses[0],) = self.backward(self.part_loss, parameters, count=self.at_once())
-        taken = self.unscale_("loss", parameters)
-        self.losses[1] = optim.clip_grad_norm_(parameters, self.config.clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step(taken)
-
     def metadata(self):
         return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}
