@@ -91,7 +91,7 @@ class Diffusion(nn.Module):
 class DiffusionTrainer(LabelTrainer):
     """Trains Diffusion; a batch is (images, labels), float32 (N, 28, 28, 1) in [-1, 1] and int64 (N,) from 0 to 9."""
 
-    kind, Config, METRICS = "diffusion", DiffusionConfig, ("loss", "grad_norm")
+    kind, Config, METRICS, SHOWN = "diffusion", DiffusionConfig, ("loss", "grad_norm"), 100
     model: Diffusion
     classes = CLASSES  # type: ignore[assignment]  # whatever the configuration: guidance needs them
     pixels = staticmethod(signed_pixels)

@@ -125,6 +125,7 @@ class GANTrainer(LabelTrainer):
     """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]; with classes (images, labels)."""
 
     kind, Config, METRICS, LOSSES = "gan", GANConfig, ("d_loss", "g_loss"), ("generator", "discriminator")
+    SHOWN, KEPT = 64, 500
     model: GAN
     pixels = staticmethod(signed_pixels)
 

@@ -99,11 +99,12 @@ class GPT(nn.Module):
 class GPTTrainer(TokenTrainer):
     """Trains GPT; a batch is (ids, targets), int64 (B, T) each, targets one token further on. Loss in nats a token."""
 
-    kind, Config = "gpt", GPTConfig
+    kind, Config, SHOWN = "gpt", GPTConfig, 1
+    load_data = staticmethod(datasets.load_text)
     model: GPT
 
     def read_data(self, source):
-        corpus = dataset(source, datasets.Text, datasets.load_text)
+        corpus = dataset(source, datasets.Text, self.load_data)
         if self.config.tokens not in ("characters", "bpe"):
             raise ValueError(f"GPTConfig: tokens is {self.config.tokens!r}, should be 'characters' or 'bpe'")
         if corpus.tokenizer is not None:

@@ -116,11 +116,12 @@ class Transformer(nn.Module):
 class Seq2SeqTrainer(TokenTrainer):
     """Trains Transformer; a batch is (source, decoder input, target), int64 (B, T) each, padded with PAD."""
 
-    kind, Config = "seq2seq", Seq2SeqConfig
+    kind, Config, SHOWN = "seq2seq", Seq2SeqConfig, 5
+    load_data = staticmethod(datasets.load_pairs)
     model: Transformer
 
     def read_data(self, source):
-        pairs = dataset(source, datasets.Pairs, datasets.load_pairs)
+        pairs = dataset(source, datasets.Pairs, self.load_data)
         sentences = (sentence for pair in pairs.train for sentence in pair)
         self.tokenizer = pairs.tokenizer or BPE.of(sentences, self.config.vocab)
         self.train_ids, self.test_ids = self._encode(pairs.train), self._encode(pairs.test)

@@ -103,7 +103,7 @@ class VAETrainer(LabelTrainer):
     """Trains VAE; a batch is (images,), float32 (N, 28, 28, 1) in [0, 1]; with classes (images, labels). Losses are
     nats an image."""
 
-    kind, Config, METRICS = "vae", VAEConfig, ("loss", "reconstruction", "kl")
+    kind, Config, METRICS, SHOWN = "vae", VAEConfig, ("loss", "reconstruction", "kl"), 64
     model: VAE
     pixels = staticmethod(unit_pixels)
 

@@ -7,6 +7,8 @@ samples can be asked for by class. With `classes` 0 there are no labels anywhere
 # next: models/training/trainer.py, what all trainers share; models/gan.py and models/gpt.py, one of each family.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from core import check, optim
@@ -105,6 +107,7 @@ class TokenTrainer(Trainer):
     """Batches are int64 ids (B, T) below `vocab`; AdamW with clipped gradients; the tokenizer goes into checkpoints."""
 
     METRICS = ("loss", "grad_norm")
+    load_data: Callable  # reads the texts in a file
     vocab: int  # rows of the token table
     tokenizer: tokenizers.Characters | tokenizers.BPE
 

@@ -57,6 +57,8 @@ class Trainer:
     Config: type[Config]
     METRICS: tuple  # names of what update writes into self.losses
     LOSSES: tuple = ("loss",)  # names of what is minimised: each has a scale of its own
+    SHOWN: int  # samples shown at each checkpoint
+    KEPT: int = 0  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
     model: nn.Module
     optimizers: dict[str, optim.Optimizer]
     inputs: dict  # name -> the fixed buffer that feed fills
