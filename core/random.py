@@ -53,12 +53,6 @@ class Generator:
         part.share = (start, stop)
         return part
 
-    def again(self) -> "Generator":
-        """A generator that draws what this one drew first in this step."""
-        again = copy.copy(self)
-        again.draw = 0
-        return again
-
     def advance_(self):
         """End a training step: draws restart at 0 under the next step number."""
         dispatch.run_("advance_", self.step)

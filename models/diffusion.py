@@ -23,8 +23,7 @@ from models.evaluation.measures import label_figures
 from models.layers.schedules import PREDICTIONS, SCHEDULES, Schedule, target, x0_of
 from models.layers.unet import CLASSES, NO_CLASS, UNet
 from models.training.config import Config
-from models.training.families import signed_pixels
-from models.training.labels import LabelTrainer
+from models.training.families import LabelTrainer, signed_pixels
 from models.training.progress import progress
 
 SAMPLERS = ("ddim", "ddpm")
@@ -92,7 +91,7 @@ class Diffusion(nn.Module):
 class DiffusionTrainer(LabelTrainer):
     """Trains Diffusion; a batch is (images, labels), float32 (N, 28, 28, 1) in [-1, 1] and int64 (N,) from 0 to 9."""
 
-    kind, Config, METRICS = "diffusion", DiffusionConfig, ("loss", "grad_norm")
+    kind, Config, METRICS, SHOWN = "diffusion", DiffusionConfig, ("loss", "grad_norm"), 100
     model: Diffusion
     classes = CLASSES  # type: ignore[assignment]  # whatever the configuration: guidance needs them
     pixels = staticmethod(signed_pixels)
@@ -109,13 +108,10 @@ class DiffusionTrainer(LabelTrainer):
         self.averages = [t for _, t in self.model.average.named_tensors()]
         self.inputs = self.image_inputs()
 
-    def part_loss(self, start, stop):
-        """Of examples start to stop of the batch: ((loss,), their share of the batch)."""
-        c, n = self.config, stop - start
-        labels = self.inputs["labels"][start:stop]
-        told = random.uniform((n,)) >= c.unlabelled
-        loss = self.regression(self.model.net, self.inputs["images"][start:stop], self.xp.where(told, labels, NO_CLASS))
-        return (loss,), n / c.batch
+    def loss(self, images, labels):
+        """The mean of these images; some of them are not told their class."""
+        told = random.uniform((len(images),)) >= self.config.unlabelled
+        return self.regression(self.model.net, images, self.xp.where(told, labels, NO_CLASS))
 
     def regression(self, net, x0, labels):
         """The mean squared error of `net` at a time and with a noise drawn for each image."""
@@ -125,12 +121,15 @@ class DiffusionTrainer(LabelTrainer):
         said = net(Tensor(a * x0 + s * noise), t, labels)
         return ((said - target(self.config.predict, x0, noise, a, s)) ** 2).mean()
 
-    def train_step(self):
+    def train_step(self, images, labels):
         optimizer, parameters = self.optimizers["net"], self.model.net.parameters()
         optimizer.zero_grad()
-        (self.losses[0],) = self.backward(self.part_loss, parameters, count=self.at_once())
-        taken = self.unscale_("loss", parameters)
-        self.losses[1] = optim.clip_grad_norm_(parameters, self.config.clip)
+        objective = self.objective("loss", parameters)
+        for batch in objective.micro_batches(images, labels):
+            losses = objective.on_threads(self.loss, *batch)
+            objective.backward(*losses)
+        taken = objective.unscale_()
+        self.losses[0], self.losses[1] = objective.losses[0], optim.clip_grad_norm_(parameters, self.config.clip)
         optimizer.step(taken)
         optim.ema_(self.averages, parameters, self.config.average, taken)
 

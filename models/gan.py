@@ -24,8 +24,7 @@ from core import Tensor, check, nn, no_grad, optim, random
 from core.reference.adversarial import KINDS
 from models.evaluation.measures import label_figures
 from models.training.config import Config
-from models.training.families import signed_pixels
-from models.training.labels import LabelTrainer
+from models.training.families import LabelTrainer, signed_pixels
 
 ROWS, COLUMNS = 10, 13  # of a picture in which noises turn into others
 
@@ -126,6 +125,7 @@ class GANTrainer(LabelTrainer):
     """Trains GAN; a batch is (images,), float32 (N, 28, 28, 1) in [-1, 1]; with classes (images, labels)."""
 
     kind, Config, METRICS, LOSSES = "gan", GANConfig, ("d_loss", "g_loss"), ("generator", "discriminator")
+    SHOWN, KEPT = 64, 500
     model: GAN
     pixels = staticmethod(signed_pixels)
 
@@ -140,48 +140,52 @@ class GANTrainer(LabelTrainer):
         }
         self.inputs = self.image_inputs()
 
-    def train_step(self):
-        self.losses[0] = self._descend("discriminator", self._discriminator_loss)
+    def train_step(self, images, labels=None):
+        """The discriminator takes its step, then the generator takes one against it: both on images of one noise."""
+        noise = random.normal((len(images), self.config.latent))
+        fake = self.discriminator_step(images, labels, noise)
         with self.model.discriminator.frozen():
-            self.losses[1] = self._descend("generator", self._generator_loss)
+            self.generator_step(images, labels, noise, fake)
 
-    def _descend(self, part, losses):
-        optimizer = self.optimizers[part]
+    def discriminator_step(self, images, labels, noise):
+        """Gives what the generator made, for its own step, or None of several micro-batches: the tensors that going
+        back needs would fill the memory, all at once, and the generator makes them again."""
+        d, optimizer = self.model.discriminator, self.optimizers["discriminator"]
         optimizer.zero_grad()
-        (loss,) = self.backward(losses, optimizer.parameters.values(), part)
-        optimizer.step(self.unscale_(part, optimizer.parameters.values()))
-        return loss
+        objective = self.objective("discriminator", optimizer.parameters.values())
+        again = self.accumulate > 1
+        for real, y, z in objective.micro_batches(images, labels, noise):
+            with no_grad() if again else contextlib.nullcontext():
+                fake = self.model.generator(z, y)
+            loss = F.discriminator_loss(d(Tensor(real), y), d(fake.detach(), y), kind=self.config.loss)
+            objective.backward(loss)
+        self.losses[0] = objective.losses[0]
+        optimizer.step(objective.unscale_())
+        return None if again else fake
 
-    def _part(self, start, stop):
-        """(images, labels or None) of examples start to stop."""
-        images, *labels = (a[start:stop] for a in self.inputs.values())
-        return Tensor(images), *(labels or [None])
+    def generator_step(self, images, labels, noise, fake=None):
+        """On `fake`, what the generator made of the noise, or on what it makes again."""
+        optimizer = self.optimizers["generator"]
+        optimizer.zero_grad()
+        objective = self.objective("generator", optimizer.parameters.values())
+        for real, y, z in objective.micro_batches(images, labels, noise):
+            if self.accumulate > 1:
+                with self.model.generator.seen():
+                    fake = self.model.generator(z, y)
+            loss = self.generator_loss(real, fake, y)
+            objective.backward(loss)
+        self.losses[1] = objective.losses[0]
+        optimizer.step(objective.unscale_())
 
-    def _fake(self, n, labels):
-        """Images of n noises, the same in both halves of a step, of the classes that the real images have."""
-        return self.model.generator(random.normal((n, self.config.latent)), labels)
-
-    def _discriminator_loss(self, start, stop):
-        """Of examples start to stop: the loss, and their share of the batch."""
-        d, (real, labels) = self.model.discriminator, self._part(start, stop)
-        with no_grad() if self.accumulate > 1 else contextlib.nullcontext():
-            self.fake = self._fake(stop - start, labels)
-        loss = F.discriminator_loss(d(real, labels), d(self.fake.detach(), labels), kind=self.config.loss)
-        return (loss,), (stop - start) / self.config.batch
-
-    def _generator_loss(self, start, stop):
-        """The same. Of several parts the generator's tensors are made again: all at once they would fill the memory."""
-        d, (real, labels) = self.model.discriminator, self._part(start, stop)
-        if self.accumulate > 1:
-            with self.model.generator.seen(), random.current().again():
-                self.fake = self._fake(stop - start, labels)
-        features = d.features(self.fake)
+    def generator_loss(self, real, fake, labels):
+        d = self.model.discriminator
+        features = d.features(fake)
         loss = F.generator_loss(d.verdict(features, labels), kind=self.config.loss)
         if self.config.feature_matching:
             with no_grad():
-                wanted = d.features(real).mean(axis=0)
+                wanted = d.features(Tensor(real)).mean(axis=0)
             loss = loss + self.config.feature_matching * ((features.mean(axis=0) - wanted) ** 2).mean()
-        return (loss,), (stop - start) / self.config.batch
+        return loss
 
     def sample(self, n: int, seed: int = 0, labels=None):
         """n generated images, NumPy (n, 28, 28) in [0, 1]; the same seed gives the same noise.

@@ -99,11 +99,12 @@ class GPT(nn.Module):
 class GPTTrainer(TokenTrainer):
     """Trains GPT; a batch is (ids, targets), int64 (B, T) each, targets one token further on. Loss in nats a token."""
 
-    kind, Config = "gpt", GPTConfig
+    kind, Config, SHOWN = "gpt", GPTConfig, 1
+    load_data = staticmethod(datasets.load_text)
     model: GPT
 
     def read_data(self, source):
-        corpus = dataset(source, datasets.Text, datasets.load_text)
+        corpus = dataset(source, datasets.Text, self.load_data)
         if self.config.tokens not in ("characters", "bpe"):
             raise ValueError(f"GPTConfig: tokens is {self.config.tokens!r}, should be 'characters' or 'bpe'")
         if corpus.tokenizer is not None:
@@ -148,9 +149,21 @@ class GPTTrainer(TokenTrainer):
         if full * t < len(ids) - 1:
             yield ids[None, full * t : -1], ids[None, full * t + 1 :]
 
-    def part_loss(self, start, stop):
-        ids, targets = (a[start:stop] for a in self.inputs.values())
-        return (self.model.loss(ids, targets, reduction="sum"),), 1 / (self.config.batch * self.config.context)
+    def loss(self, ids, targets):
+        """Cross entropy in nats, summed over the tokens."""
+        return self.model.loss(ids, targets, reduction="sum")
+
+    def train_step(self, ids, targets):
+        c, parameters = self.config, self.model.parameters()
+        self.model.zero_grad()
+        objective = self.objective("loss", parameters)
+        for batch in objective.micro_batches(ids, targets):
+            losses = objective.on_threads(self.loss, *batch)
+            objective.backward(*losses, weight=1 / (c.batch * c.context))  # a mean over the tokens of the whole batch
+        taken = objective.unscale_()
+        self.losses[0], self.losses[1] = objective.losses[0], optim.clip_grad_norm_(parameters, c.clip)
+        for optimizer in self.optimizers.values():
+            optimizer.step(taken)
 
     def generate(self, prompt=None, n: int = 500, *, temperature=0.8, top_k=0, top_p=1.0, seed=0, number=0) -> str:
         """`prompt` (or else how the training text begins) and n more tokens; seed and number choose the draws.

@@ -116,11 +116,12 @@ class Transformer(nn.Module):
 class Seq2SeqTrainer(TokenTrainer):
     """Trains Transformer; a batch is (source, decoder input, target), int64 (B, T) each, padded with PAD."""
 
-    kind, Config = "seq2seq", Seq2SeqConfig
+    kind, Config, SHOWN = "seq2seq", Seq2SeqConfig, 5
+    load_data = staticmethod(datasets.load_pairs)
     model: Transformer
 
     def read_data(self, source):
-        pairs = dataset(source, datasets.Pairs, datasets.load_pairs)
+        pairs = dataset(source, datasets.Pairs, self.load_data)
         sentences = (sentence for pair in pairs.train for sentence in pair)
         self.tokenizer = pairs.tokenizer or BPE.of(sentences, self.config.vocab)
         self.train_ids, self.test_ids = self._encode(pairs.train), self._encode(pairs.test)
@@ -155,15 +156,24 @@ class Seq2SeqTrainer(TokenTrainer):
         for i in range(0, len(self.test_ids[0]), self.config.batch):
             yield tuple(a[i : i + self.config.batch] for a in self.test_ids)
 
-    def part_loss(self, start, stop):
-        arrays = (a[start:stop] for a in self.inputs.values())
-        loss = self.model.loss(*arrays, label_smoothing=self.config.label_smoothing, reduction="sum")
-        return (loss,), 1 / self.words
+    def loss(self, source, decoder_input, target):
+        """Cross entropy in nats, summed over the tokens that are no padding."""
+        smoothing = self.config.label_smoothing
+        return self.model.loss(source, decoder_input, target, label_smoothing=smoothing, reduction="sum")
 
-    def train_step(self):
-        self.words = self.xp.asarray((self.inputs["target"] != PAD).sum())
-        self.world.sum_(self.words)  # each rank has other padding
-        super().train_step()
+    def train_step(self, source, decoder_input, target):
+        words = self.xp.asarray((target != PAD).sum())
+        self.world.sum_(words)  # each rank has other padding
+        parameters = self.model.parameters()
+        self.model.zero_grad()
+        objective = self.objective("loss", parameters)
+        for batch in objective.micro_batches(source, decoder_input, target):
+            losses = objective.on_threads(self.loss, *batch)
+            objective.backward(*losses, weight=1 / words)  # a mean over the words of the whole batch
+        taken = objective.unscale_()
+        self.losses[0], self.losses[1] = objective.losses[0], optim.clip_grad_norm_(parameters, self.config.clip)
+        for optimizer in self.optimizers.values():
+            optimizer.step(taken)
 
     def translate(self, sentence: str, beams: int = 4) -> str:
         """One sentence, by beam search; beams=1 is greedy. Words beyond the model's length are cut off."""

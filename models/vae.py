@@ -21,8 +21,7 @@ import core.functional as F
 from core import Tensor, check, nn, optim, random
 from models.evaluation.measures import label_figures
 from models.training.config import Config
-from models.training.families import check_images, unit_pixels
-from models.training.labels import LabelTrainer
+from models.training.families import LabelTrainer, check_images, unit_pixels
 
 COLUMNS = 13  # values of a latent dimension that a picture shows, from -3 to 3
 
@@ -104,7 +103,7 @@ class VAETrainer(LabelTrainer):
     """Trains VAE; a batch is (images,), float32 (N, 28, 28, 1) in [0, 1]; with classes (images, labels). Losses are
     nats an image."""
 
-    kind, Config, METRICS = "vae", VAEConfig, ("loss", "reconstruction", "kl")
+    kind, Config, METRICS, SHOWN = "vae", VAEConfig, ("loss", "reconstruction", "kl"), 64
     model: VAE
     pixels = staticmethod(unit_pixels)
 
@@ -115,19 +114,21 @@ class VAETrainer(LabelTrainer):
         self.optimizers = {"vae": optim.Adam(self.model.named_parameters(), optim.cosine(c.lr, c.steps))}
         self.inputs = self.image_inputs()
 
-    def part_loss(self, start, stop):
-        """Of images start to stop of the batch: ((-ELBO, reconstruction, KL), their share of the batch)."""
-        x, *labels = (a[start:stop] for a in self.inputs.values())
-        logits, mu, logvar = self.model(Tensor(x), *labels)
-        return F.elbo(logits, x, mu, logvar, beta=self.beta, parts=True), (stop - start) / self.config.batch
+    def loss(self, images, labels=None):
+        """(-ELBO, reconstruction, KL), each the mean of these images."""
+        logits, mu, logvar = self.model(Tensor(images), labels)
+        return F.elbo(logits, images, mu, logvar, beta=self.beta, parts=True)
 
-    def train_step(self):
+    def train_step(self, images, labels=None):
         optimizer = self.optimizers["vae"]
         optimizer.zero_grad()
-        losses = self.backward(self.part_loss, optimizer.parameters.values(), count=self.at_once())
-        for i, loss in enumerate(losses):
+        objective = self.objective("loss", optimizer.parameters.values())
+        for batch in objective.micro_batches(images, labels):
+            losses = objective.on_threads(self.loss, *batch)
+            objective.backward(*losses)
+        for i, loss in enumerate(objective.losses):
             self.losses[i] = loss
-        optimizer.step(self.unscale_("loss", optimizer.parameters.values()))
+        optimizer.step(objective.unscale_())
 
     def sample(self, n: int, seed: int = 0, labels=None):
         """n images decoded from the prior, NumPy (n, 28, 28) in [0, 1]: the probability of each pixel.

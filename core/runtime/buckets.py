@@ -4,7 +4,7 @@ The backward pass finishes the last layers' gradients first, so buckets are fill
 and a bucket's sum begins while earlier layers are still going back. Every gradient that arrives also moves the sums on
 their way a step further: MPI makes progress only while it is called. A gradient ends as a view of its bucket.
 
-# next: core/runtime/parallel.py, which cuts a batch into parts; models/training/trainer.py (backward)
+# next: models/training/objective.py, which cuts a batch into parts and fills the buckets
 """
 
 import itertools
@@ -56,7 +56,7 @@ class Buckets:
         for bucket in self.buckets:
             bucket.left, bucket.begun = set(bucket.views), False
 
-    def ready(self, leaf, gradient, owned):
+    def on_leaf_grad(self, leaf, gradient, owned):
         """The gradient of a leaf, complete but for what it has been given before: its bucket may be full now."""
         accumulate([(leaf, gradient, owned)])
         if leaf in self.home:

@@ -5,11 +5,10 @@ part of the batch needs no waiting, all of its arithmetic runs on its core, and 
 It suits every model whose step takes no statistics across the batch (batch norm does). On a GPU, whose operations fill
 it, and while draws are recorded, there is one part.
 
-The same cut is made twice above that. A rank takes its examples of the whole batch (core/runtime/distributed.py), and
-rounds one after the other take theirs of the rank's, so that no more than one round's tensors are held at a time.
-
 A part draws the random numbers that its examples have in the whole batch, so that the split changes nothing but the
 order in which gradients are added; that order is the parts', whatever the timing.
+
+# next: models/training/objective.py, which cuts a batch above that, and weighs what the parts give
 """
 
 from itertools import pairwise
@@ -17,53 +16,41 @@ from itertools import pairwise
 import numpy as np
 
 from core import random
-from core.arrays import array_module
 from core.engine import accumulate
 from core.runtime import threads
 
 
-def backward(losses, n: int, count: int, scale=None, *, first: int = 0, rounds: int = 1, ready=None) -> list:
-    """Add the gradient of a loss of n examples to `.grad`, and give back the losses of all, as arrays.
-
-    losses(start, stop) -> (scalar Tensors, weight) of examples start to stop: what is minimised, then any others, each
-    of which counts `weight` times (a mean's share of the whole, or 1 over the count for a sum). `count` is the number
-    of parts at a time, at most n and one on a GPU, `rounds` how often. `scale`: a 0-dimensional array by which the
-    gradients are multiplied. Where the n examples are some of a larger batch, `first` is the number of the first there.
-    `ready`: called as `on_leaf_grad` of engine.backward_pass, for the last round where that is one part: others add to
-    the same gradients at once.
-    """
-    generator = random.current()
-    if generator.xp is not np or random.recording():
-        count = 1
-    count = max(1, min(count, n // rounds))  # a part without examples would have a mean of nothing
-    edges = [i * n // (count * rounds) for i in range(count * rounds + 1)]
-    parts = [(_drawing(generator, first, a, b, n), a, b) for a, b in pairwise(edges)]
-    values: list = []
-    for i in range(0, len(parts), count):
-        last = i + count == len(parts)
-        values += _round(losses, scale, ready if last and count == 1 else None, parts[i : i + count])
-    generator.draw = parts[0][0].draw  # each has made the whole batch's draws
-    return [sum(of_parts) for of_parts in zip(*values)]
+def edges(n: int, count: int) -> list:
+    """Where `count` parts of n examples begin and end: parts i and i + 1 meet at edge i + 1."""
+    return [i * n // count for i in range(count + 1)]
 
 
-def _drawing(generator, first, start, stop, n):
-    """Who draws for examples start to stop of n: the generator itself where nothing stands before or beside them."""
-    alone = first == 0 and (start, stop) == (0, n)
-    return generator if alone else generator.part(first + start, first + stop)
+def forward(function, *arrays) -> list:
+    """function(*arrays) of a part of the examples in each thread, at the same time: what each gave, in order.
+
+    Examples are the first axis of every array; None stands for an array that there is not."""
+    generator, n = random.current(), len(arrays[0])
+    single = generator.xp is not np or random.recording()
+    count = 1 if single else max(1, min(threads.COUNT, n))  # a part without examples would have a mean of nothing
+    if count == 1:
+        return [function(*arrays)]
+    first = generator.share[0] if generator.share else 0
+    cuts = list(pairwise(edges(n, count)))
+    generators = [generator.part(first + start, first + stop) for start, stop in cuts]
+
+    def part(own, start, stop):
+        with own:
+            return function(*(a if a is None else a[start:stop] for a in arrays))
+
+    results = threads.run([lambda g=g, cut=cut: part(g, *cut) for g, cut in zip(generators, cuts)])
+    generator.draw = generators[0].draw  # each has made the whole batch's draws
+    return results
 
 
-def _round(losses, scale, ready, parts) -> list:
-    """Parts at the same time: their gradients are added up, their losses given back."""
-    done = threads.run([lambda part=part: _work(losses, scale, ready, *part) for part in parts])
-    for gradients, _ in done:
+def backward(losses, dys, on_leaf_grad=None):
+    """Add the gradients of `losses`, Tensors with graphs of their own, to `.grad`: they go backward at the same time,
+    and what they give is added in their order. dys: what each begins with. on_leaf_grad: as in `Tensor.gradients`, for
+    one loss, since several add to the same gradients."""
+    tasks = [lambda loss=loss, dy=dy: loss.gradients(dy, on_leaf_grad=on_leaf_grad) for loss, dy in zip(losses, dys)]
+    for gradients in threads.run(tasks):
         accumulate(gradients)
-    return [values for _, values in done]
-
-
-def _work(losses, scale, ready, generator, start, stop):
-    """(gradients, losses) of one part."""
-    with generator:
-        tensors, weight = losses(start, stop)
-        dy = array_module(tensors[0].data).full((), weight, np.float64)
-        dy = dy if scale is None else dy * scale
-        return tensors[0].gradients(dy, on_leaf_grad=ready), [t.data * weight for t in tensors]

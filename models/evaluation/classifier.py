@@ -79,10 +79,10 @@ class ClassifierTrainer(ImageTrainer):
         x = [np.roll(self.data.x_train[i], (w // 5 - 2, w % 5 - 2), (0, 1)) for i, w in zip(index, ways)]
         return self.pixels(np.stack(x)), self.data.y_train[index].astype(np.int64)
 
-    def train_step(self):
+    def train_step(self, images, labels):
         optimizer = self.optimizers["classifier"]
         optimizer.zero_grad()
-        loss = F.cross_entropy(self.model(self.inputs["images"]), self.inputs["labels"])
+        loss = F.cross_entropy(self.model(images), labels)
         loss.backward()
         self.losses[0] = loss.data
         optimizer.step()

@@ -1,13 +1,19 @@
 """What trainers of one family share: image models take batches of pixels, text models batches of token ids.
 
+Image models may be told classes: with `config.classes` above 0 a label comes with every image. A conditional GAN or VAE
+learns p(image | label) (Mirza & Osindero 2014; Sohn et al. 2015): its networks get the label beside what they had, and
+samples can be asked for by class. With `classes` 0 there are no labels anywhere.
+
 # next: models/training/trainer.py, what all trainers share; models/gan.py and models/gpt.py, one of each family.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 from core import check, optim
 from models import datasets, tokenizers
-from models.datasets import dataset
+from models.datasets import check_labels, dataset
 from models.training.trainer import Trainer
 
 
@@ -51,10 +57,57 @@ def check_images(op, images):
         check.fail(op, "images", f"{dtype} of shape {shape}", "uint8 (n, 28, 28)")
 
 
+class LabelTrainer(ImageTrainer):
+    """A batch is (images,), or (images, labels) where there are classes: labels int64 (N,), below config.classes."""
+
+    def read_data(self, source):
+        images = super().read_data(source)
+        if self.classes:
+            check_labels(images.source, "train", images.y_train, len(images.x_train), self.classes)
+            check_labels(images.source, "test", images.y_test, len(images.x_test), self.classes)
+        return images
+
+    def image_inputs(self):
+        labels = {"labels": self.xp.zeros(self.local, np.int64)} if self.classes else {}
+        return {**super().image_inputs(), **labels}
+
+    def example(self, index):
+        labels = (self.data.y_train[index].astype(np.int64),) if self.classes else ()
+        return *super().example(index), *labels
+
+    def test_batches(self):
+        start = 0
+        for (images,) in super().test_batches():
+            labels = self.data.y_test[start : start + len(images)].astype(np.int64)
+            start += len(images)
+            yield (images, labels) if self.classes else (images,)
+
+    def check_batch(self, batch):
+        if self.classes:
+            check.ids("feed", "labels", batch[1], self.classes)
+
+    def labels_of(self, op, n: int, labels):
+        """`labels`, one class or one for each of n images, as int64 (n,) on the device; None where there are none."""
+        if not self.classes:
+            if labels is not None:
+                check.fail(op, "labels", check.shown(labels), "None: this model knows no classes")
+            return None
+        asked = np.asarray(labels)
+        if asked.dtype.kind not in "iu" or asked.shape not in ((), (n,)):
+            check.fail(op, "labels", check.shown(labels), f"one class, or one for each of {n} image(s)")
+        check.ids(op, "labels", asked, self.classes)
+        return self.xp.asarray(np.broadcast_to(asked, (n,)).astype(np.int64))
+
+    def in_turn(self, n: int):
+        """The labels that n samples have unless others are asked for: the classes, one after the other."""
+        return np.arange(n) % self.classes if self.classes else None
+
+
 class TokenTrainer(Trainer):
     """Batches are int64 ids (B, T) below `vocab`; AdamW with clipped gradients; the tokenizer goes into checkpoints."""
 
     METRICS = ("loss", "grad_norm")
+    load_data: Callable  # reads the texts in a file
     vocab: int  # rows of the token table
     tokenizer: tokenizers.Characters | tokenizers.BPE
 
@@ -86,19 +139,6 @@ class TokenTrainer(Trainer):
                 raise ValueError(
                     f"feed: {name} has ids from {ids.min()} to {ids.max()}, should be in [0, {self.vocab})"
                 )
-
-    def part_loss(self, start, stop):
-        """Of examples start to stop of self.inputs: ((summed loss,), 1 / tokens in the whole batch, of all ranks)."""
-        raise TypeError(f"{type(self).__name__} has no loss")
-
-    def train_step(self):
-        self.model.zero_grad()
-        parameters = self.model.parameters()
-        (self.losses[0],) = self.backward(self.part_loss, parameters, count=self.at_once())
-        taken = self.unscale_("loss", parameters)
-        self.losses[1] = optim.clip_grad_norm_(parameters, self.config.clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step(taken)
 
     def metadata(self):
         return {**super().metadata(), "tokenizer": self.tokenizer.to_json()}

@@ -28,6 +28,7 @@ from core.check import shown
 from core.checkpoint import UnreadableError
 from core.runtime import threads
 from models import MODELS, datasets, tokenizers
+from models.training.families import TokenTrainer
 
 FORMAT = 1
 # What config.json says: the type of each.
@@ -169,10 +170,9 @@ class Run:
     def _data(self, kind):
         """The data's path, or the text with the tokenizer that the run was started with."""
         path, saved = self.settings["data"]["path"], self.folder / "tokenizer.json"
-        if kind.kind not in ("gpt", "seq2seq") or not saved.exists():
+        if not issubclass(kind, TokenTrainer) or not saved.exists():
             return path
-        load = datasets.load_pairs if kind.kind == "seq2seq" else datasets.load_text
-        return dataclasses.replace(load(path), tokenizer=_tokenizer(saved))
+        return dataclasses.replace(kind.load_data(path), tokenizer=_tokenizer(saved))
 
     def write_tokenizer(self, trainer):
         if hasattr(trainer, "tokenizer"):

@@ -25,8 +25,6 @@ from models.training.runs import Run, RunError, describe_device, note, versions
 # Commands report these in one line.
 ERRORS = (ValueError, LookupError, TypeError, OSError, RuntimeError, MemoryError, ArithmeticError)
 STOPS = (signal.SIGINT, signal.SIGTERM)  # from a keyboard, from a scheduler
-SAMPLES = {"gan": 64, "vae": 64, "gpt": 1, "seq2seq": 5, "diffusion": 100}  # shown at each checkpoint
-KEPT = {"gan": 500}  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
 
 
 class Stopped(KeyboardInterrupt):
@@ -165,14 +163,14 @@ def _show(run, trainer, step):
     """The curves, then samples: where these are, all that belongs to a step's checkpoint is."""
     with open(run.metrics, encoding="utf-8") as lines:
         save_losses(run.folder / "loss.png", lines)
-    if trainer.kind in KEPT:
-        save_set(run.samples / f"set_{step:06d}.npz", trainer.sample(KEPT[trainer.kind], seed=1))
+    if trainer.KEPT:
+        save_set(run.samples / f"set_{step:06d}.npz", trainer.sample(trainer.KEPT, seed=1))
     save_samples(run.samples / f"step_{step:06d}", trainer.sample(shown(trainer)), trainer.classes or None)
 
 
 def shown(trainer) -> int:
     """How many samples are shown: with classes, which take turns, whole rows in which each stands once."""
-    n, columns = SAMPLES[trainer.kind], trainer.classes or 1
+    n, columns = trainer.SHOWN, trainer.classes or 1
     return -(-n // columns) * columns
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from core import Generator, check, checkpoint, dispatch, nn, no_grad, observe, optim, random, use
 from core.check import shown
 from core.checkpoint import CheckpointError
-from core.runtime import memory, parallel, threads
+from core.runtime import memory, threads
 from core.runtime.buckets import Buckets, mean_
 from core.runtime.capture import Captured
 from core.runtime.distributed import ALONE, a_world
@@ -26,6 +26,7 @@ from core.runtime.sync_batch_norm import SyncBatchNorm, convert
 from core.runtime.upload import Uploads
 from models.datasets import Order
 from models.training.config import Config, impossible
+from models.training.objective import Objective
 
 PRECISIONS: dict[str, dict] = {  # of a step: what core.use is told; float16 has as few digits as TF32, in less range
     "fp32": {},
@@ -57,6 +58,8 @@ class Trainer:
     Config: type[Config]
     METRICS: tuple  # names of what update writes into self.losses
     LOSSES: tuple = ("loss",)  # names of what is minimised: each has a scale of its own
+    SHOWN: int  # samples shown at each checkpoint
+    KEPT: int = 0  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
     model: nn.Module
     optimizers: dict[str, optim.Optimizer]
     inputs: dict  # name -> the fixed buffer that feed fills
@@ -121,8 +124,8 @@ class Trainer:
         """Set model, optimizers and inputs."""
         raise TypeError(f"{type(self).__name__} builds no model")
 
-    def train_step(self):
-        """Forward, backward and optimiser on self.inputs; write the losses into self.losses."""
+    def train_step(self, *batch):
+        """Forward, backward and optimiser on the arrays of self.inputs; write the losses into self.losses."""
         raise TypeError(f"{type(self).__name__} has no step")
 
     def example(self, index) -> tuple:
@@ -159,30 +162,19 @@ class Trainer:
             tensor.bump_()
 
     def _step(self):
-        self.generator.draw = 0  # also after a step that was broken off
+        self.generator.draw = 0  # this and the next also after a step that was broken off
+        self.generator.share = self.share if self.share[0] else None
         with self.generator, use(**PRECISIONS[self.precision]):
-            self.train_step()
+            self.train_step(*self.inputs.values())
             if self.world.size > 1:
                 self._share_statistics()
         self.generator.advance_()
 
-    def backward(self, losses, parameters, loss: str = "loss", count: int = 1) -> list:
-        """The gradients of one of LOSSES in `parameters`, and the losses: of all parts, of all ranks.
-
-        losses(start, stop): as core.runtime.parallel.backward takes it, of examples of self.inputs; its weight is a
-        share of the whole batch, that of all ranks. `count`: parts at the same time."""
-        arguments = {"scale": self.scale(loss), "first": self.share[0], "rounds": self.accumulate}
-        if self.world.size == 1:
-            return parallel.backward(losses, self.local, count, **arguments)
-        if loss not in self.buckets:
+    def objective(self, loss: str, parameters) -> Objective:
+        """What brings the gradient of one of LOSSES, of the whole batch, to `parameters` in this step."""
+        if self.world.size > 1 and loss not in self.buckets:
             self.buckets[loss] = Buckets(self.world, parameters)
-        buckets = self.buckets[loss]
-        buckets.begin()
-        return buckets.finish(parallel.backward(losses, self.local, count, **arguments, ready=buckets.ready))
-
-    def at_once(self) -> int:
-        """Parts that threads can take at the same time, of a model that computes nothing across the batch."""
-        return min(threads.COUNT, self.local // self.accumulate)
+        return Objective(parameters, self.config.batch, self.accumulate, self.scales.get(loss), self.buckets.get(loss))
 
     def _share_statistics(self):
         """Running statistics, which each rank moves by what it has seen, become the ranks' mean."""
@@ -201,14 +193,6 @@ class Trainer:
         """What a captured step is good for: these buffers, this seed (kernels have it as a number), these modes."""
         buffers = [(a.data.ptr, a.shape, a.dtype) for a in self.inputs.values()]
         return buffers, self.generator.seed, dispatch.modes()
-
-    def scale(self, loss: str):
-        """What the gradient of this loss begins with: None, which is 1, or its scale."""
-        return self.scales[loss].scale if loss in self.scales else None
-
-    def unscale_(self, loss: str, parameters):
-        """Divide gradients by the scale; what `Optimizer.step` takes: None, or a flag that is 0 after an overflow."""
-        return self.scales[loss].unscale_(parameters) if loss in self.scales else None
 
     def metrics(self) -> dict:
         """The losses of the last step, as floats: waits for the device."""

@@ -239,9 +239,9 @@ def test_a_run_ends_at_a_bad_loss_and_its_advice_finds_the_operation(tmp_path, m
     current, folder = [0, 0], tmp_path / "run"
     train_step = GANTrainer.train_step
 
-    def step(self):
+    def step(self, *batch):
         current[:] = self.steps, 0
-        train_step(self)
+        train_step(self, *batch)
 
     def forward(op, *inputs, **attrs):
         y, saved = op.forward(*inputs, **attrs)
@@ -267,8 +267,8 @@ def test_a_state_that_is_not_finite_replaces_no_checkpoint(name, tmp_path, monke
     """The losses of step 6 are finite, its update is not."""
     train_step = GANTrainer.train_step
 
-    def step(self):
-        train_step(self)
+    def step(self, *batch):
+        train_step(self, *batch)
         if self.steps == 5:  # the sixth is not over
             self.state()[name].flat[1] = np.nan
 

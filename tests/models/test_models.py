@@ -90,11 +90,10 @@ def test_gan_trains_with_other_losses(loss):
 
 def test_the_discriminator_stands_still_in_the_generator_step():
     t = small_models.trainer("gan")
-    t.feed(next(t.batches("train")))
+    (images,), noise = next(t.batches("train")), np.zeros((8, 100), np.float32)
     before = {n: a.copy() for n, a in t.model.discriminator.state_dict().items()}
-    t.fake = t.model.generator(np.zeros((8, 100), np.float32))
     with t.generator, t.model.discriminator.frozen():
-        t._descend("generator", t._generator_loss)
+        t.generator_step(images, None, noise, t.model.generator(noise))
     assert all(np.array_equal(before[n], a) for n, a in t.model.discriminator.state_dict().items())
     assert all(p.grad is None for p in t.model.discriminator.parameters())
     assert all(p.requires_grad for p in t.model.discriminator.parameters())
@@ -207,14 +206,14 @@ def test_training_lowers_the_loss(kind):
 def test_each_side_of_the_gan_can_beat_the_other_while_it_stands_still():
     t = small_models.trainer("gan", dropout=0.0)
     noise = np.zeros((8, 100), np.float32) + np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
-    t.feed(next(t.batches("train")))
-    t._fake = lambda n, labels: t.model.generator(noise)
-    d = [t._descend("discriminator", t._discriminator_loss).item() for _ in range(30)]
-    g = []
+    (images,), d, g = next(t.batches("train")), [], []
     for _ in range(30):
-        t.fake = t.model.generator(noise)
+        t.discriminator_step(images, None, noise)
+        d.append(t.losses[0].item())
+    for _ in range(30):
         with t.model.discriminator.frozen():
-            g.append(t._descend("generator", t._generator_loss).item())
+            t.generator_step(images, None, noise, t.model.generator(noise))
+        g.append(t.losses[1].item())
     assert d[-1] < 0.2 * d[0] and g[-1] < 0.2 * g[0]
 
 

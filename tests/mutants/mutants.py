@@ -199,14 +199,14 @@ PLANTS = {
     ),
     "discriminator-sees-its-targets-swapped": Plant(
         "models/gan.py",
-        "F.discriminator_loss(d(real, labels), d(self.fake.detach(), labels)",
-        "F.discriminator_loss(d(self.fake.detach(), labels), d(real, labels)",
+        "F.discriminator_loss(d(Tensor(real), y), d(fake.detach(), y)",
+        "F.discriminator_loss(d(fake.detach(), y), d(Tensor(real), y)",
         "tests/bench/parity/test_whole_models.py -k gan",
     ),
     "generator-trains-through-a-detached-image": Plant(
         "models/gan.py",
-        "features = d.features(self.fake)",
-        "features = d.features(self.fake.detach())",
+        "features = d.features(fake)",
+        "features = d.features(fake.detach())",
         "tests/bench/parity/test_whole_models.py -k gan",
     ),
     "projection-without-a-gradient-to-the-image": Plant(
@@ -216,7 +216,7 @@ PLANTS = {
         "tests/bench/parity/test_whole_models.py -k conditional",
     ),
     "labels-of-other-images": Plant(
-        "models/training/labels.py",
+        "models/training/families.py",
         "self.data.y_train[index]",
         "self.data.y_train[index[::-1]]",
         "tests/models/test_conditional.py -k stay",

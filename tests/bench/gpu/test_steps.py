@@ -102,7 +102,7 @@ def shifted(t):
 
 def test_our_steps_compute_as_the_row_says(begin, monkeypatch):
     seen = []
-    modes = lambda self: seen.append((dispatch.tf32(), dispatch.modes()[2]))
+    modes = lambda self, *batch: seen.append((dispatch.tf32(), dispatch.modes()[2]))
     monkeypatch.setattr(type(begin.trainer), "train_step", modes)
     for precision in PRECISIONS:
         sides.make(Device(dry=True), "ours", begin._replace(losses={}), precision).build()()

@@ -261,8 +261,8 @@ def test_a_run_with_a_graph_is_a_run_without(gpu, tmp_path, capsys):
 def test_a_late_loss_that_is_not_finite_ends_the_run_before_it_is_saved(gpu, tmp_path, capsys):
     vae, step = models.MODELS["vae"], models.MODELS["vae"].train_step
 
-    def broken(self):
-        step(self)
+    def broken(self, *batch):
+        step(self, *batch)
         self.losses[0] = self.losses[0] / (self.generator.step != 12)  # steps count from 1: the twelfth
 
     with pytest.MonkeyPatch.context() as patch:

@@ -7,6 +7,7 @@ import core.functional as F
 from bench.parity import small_models
 from core import Generator, Tensor, random
 from core.runtime import parallel, threads
+from models.training.objective import Objective
 
 
 def gradients(t) -> dict:
@@ -61,13 +62,13 @@ def test_recorded_draws_come_in_order_from_one_part(monkeypatch):
     w = Tensor(np.ones(3, np.float32), requires_grad=True)
     shares = []
 
-    def losses(start, stop):
-        shares.append((start, stop))
-        return ((w * random.normal((stop - start, 3))).sum(),), 1.0
+    def loss(x):
+        shares.append(len(x))
+        return (w * random.normal(x.shape)).sum()
 
     with Generator(1), random.record() as draws:
-        parallel.backward(losses, 4, 2)
-    assert shares == [(0, 4)] and [d.shape for d in draws] == [(4, 3)]
+        parallel.backward(parallel.forward(loss, np.zeros((4, 3))), [np.ones(())])
+    assert shares == [4] and [d.shape for d in draws] == [(4, 3)]
     np.testing.assert_allclose(w.grad, draws[0].sum(0), rtol=1e-6)
 
 
@@ -76,16 +77,17 @@ def test_no_part_is_empty(monkeypatch):
     monkeypatch.setattr(threads, "COUNT", 3)
     w, x = Tensor(np.ones(3, np.float32), requires_grad=True), np.arange(6, dtype=np.float32).reshape(2, 3)
 
-    def losses(start, stop):
-        return ((w * x[start:stop]).mean(),), (stop - start) / 2
-
-    assert parallel.backward(losses, 2, 3) == [2.5]
+    objective = Objective([w], batch=2)
+    for (batch,) in objective.micro_batches(x):
+        losses = objective.on_threads(lambda x: (w * x).mean(), batch)
+        objective.backward(*losses)
+    assert len(losses) == 2 and objective.losses == [2.5]
     np.testing.assert_allclose(w.grad, [0.5, 5 / 6, 7 / 6], rtol=1e-6)
 
 
 def test_an_error_in_a_part_reaches_the_caller():
-    def losses(start, stop):
-        raise ValueError(f"example {start}")
+    def loss(x):
+        raise ValueError(f"example {x[0]}")
 
     with pytest.raises(ValueError, match="example 0"):
-        parallel.backward(losses, 4, 2)
+        parallel.forward(loss, np.arange(4))

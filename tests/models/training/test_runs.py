@@ -13,7 +13,6 @@ from models.__main__ import main
 from models.datasets import Poems, load_images
 from models.training import demo
 from models.training.runs import Run, RunError
-from models.training.train import SAMPLES
 from tests.models.training.crashing import TRAIN, last
 
 
@@ -180,7 +179,7 @@ def test_non_contiguous_arrays_are_saved_right(tmp_path):
 
 
 def test_every_model_has_a_sample_size():
-    assert SAMPLES.keys() == MODELS.keys()
+    assert all(trainer.SHOWN > 0 for trainer in MODELS.values())
 
 
 def test_a_run_that_never_began_leaves_no_trace_in_the_next(tmp_path, capsys):
