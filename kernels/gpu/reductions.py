@@ -16,12 +16,10 @@ Plan        mapped: program = a tile of rows x columns, whose shape follows the 
             a share, the shares' results go to a float32 buffer that is reduced in the same way until one share holds
             all: no atomics, one fixed order. Axes apart, such as (0, 2), take a pass each
 Cost        each element is read and written once: memory decides; the buffers hold 1/64 of x at most
-Precision   float32; many short chains of additions and a tree over them lose less than one long chain
+Precision   float32; many short chains and a tree over them lose less than one long chain. nan wins, and ties share
 Versions    mapped with strides as arguments: 12 more numbers a launch and no wide loads; with lengths as constants: a
-            compilation for each shape. reduced with one shape of tile: most lanes idle on rows or on columns. Both in
-            one kernel would spare gradients under broadcasting a write and a read: worth it where a model shows it
+            compilation for each shape. reduced with one shape of tile: most lanes idle on rows or on columns
 Limits      floating results; fewer than 2^31 tiles, the most programs that CUDA starts
-Source      nan wins, and ties share, as in NumPy and torch
 Status      untested on a device: all of it
 
 # why: docs/kernels/others.md
@@ -247,9 +245,6 @@ def unbroadcast(dy, shape):
     return reduced(dy, [a for a, n in enumerate(padded) if n != dy.shape[a]], "float32").reshape(shape)
 
 
-# --- the operations ----------------------------------------
-
-
 @triton.jit
 def divide(x, y):
     return x / y
@@ -315,4 +310,10 @@ REDUCTIONS = {
     "max": _extreme("max"),
     "min": _extreme("min"),
 }
-globals().update(REDUCTIONS)  # each under its own name, for the dispatch table
+
+
+def __getattr__(name):
+    """Each under its own name, for the dispatch table; in this file max, min and sum are Python's."""
+    if name in REDUCTIONS:
+        return REDUCTIONS[name]
+    raise AttributeError(name)

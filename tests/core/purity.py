@@ -104,7 +104,7 @@ def saved_in_vain(cases) -> set:
         outputs, tensors = run(case, case.arrays(np.float32))
         dys = random_dys(case, outputs, np.float32)
         first = _gradients(outputs, dys, tensors)
-        for node in (n for n in _nodes(outputs) if n.name == case.op and n.op.backend != "reference"):
+        for node in (n for n in _nodes(outputs) if n.op.name == case.op and n.op.backend != "reference"):
             saved = node.saved
             for place, a in _places(saved):
                 node.saved = _spoiled(saved, a)

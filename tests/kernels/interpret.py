@@ -19,7 +19,7 @@ from core import dispatch
 from kernels import launch
 from tests.kernels import trips
 
-DRAWS = 2  # the interpreter is slow: few draws of small arrays, and all that others get where those do not pass
+DRAWS = 1  # the interpreter is slow: few draws of small arrays, and all that others get where those do not pass
 SLOW = (  # left out by --quick: larger cousins of cases that loop as much
     *(
         "conv2d/many-pixels",
@@ -31,11 +31,26 @@ SLOW = (  # left out by --quick: larger cousins of cases that loop as much
     *("sum/long", "mean/many-rows", "attention/head-width-80", "layer_norm/wide", "layer_norm/many-rows"),
     "group_norm/many-pixels",
 )
+FEW = 100  # elements of a case's arrays, of which --few runs no more ...
+LOOPS = (  # ... but in the cases that take loops and grids far enough
+    *("add/many-rows", "attention/bias-0d", "attention/bias-full", "attention/bias-of-pairs", "softmax/wide"),
+    *("attention/one-query-many-keys", "attention/past-a-block-bias", "batch_norm/past-a-block"),
+    *("conv2d/ragged-channels", "conv_transpose2d/stride-past-kernel", "embedding/one-row-often"),
+    *(
+        "group_norm/past-a-block",
+        "layer_norm/past-a-block",
+        "linear/past-a-block",
+        "linear_cross_entropy/wide-smoothed",
+    ),
+    *("reparameterize/noise-given-many", "upsample_nearest/same-size", "upsample_nearest/tripled"),
+)
 
 
-def chosen(operations, pattern, quick):
+def chosen(operations, pattern, quick, few):
     """The cases to run."""
     cases = [c for c in CASES if c.op in operations and pattern in c.name and c.name not in NOTHING_RUNS]
+    if few:
+        return [c for c in cases if c.name in LOOPS or sum(a.size for a in c.arrays()) <= FEW]
     return [c for c in cases if not (quick and c.name in SLOW)]
 
 
@@ -67,15 +82,17 @@ def main():
     parser.add_argument("--dtype", nargs="+", default=["float32", "float16"], choices=("float16", "float32"))
     parser.add_argument("--case", default="", help="only cases whose name holds this")
     parser.add_argument("--quick", action="store_true", help="without the slowest cases")
+    parser.add_argument("--few", action="store_true", help="small cases, and those that loop")
     args = parser.parse_args()
     if not launch.INTERPRETED:
         sys.exit("python -m tests.kernels.interpret: set TRITON_INTERPRET=1")
     trips.watch()
-    cases = chosen(args.operations, args.case, args.quick)
+    cases = chosen(args.operations, args.case, args.quick, args.few)
     found = [row for dtype in args.dtype for row in judge_all(cases, dtype)]
     faults = [f"{case}: {what}: {fault}" for case, what, fault, _ in found if fault]
     backends = sorted({backend for *_, backend in found})
     counts = {"comparisons": len(found), "faults": faults, "backends": backends, "launches": launch.COUNT}
+    counts["operations"] = sorted({c.op for c in cases})
     print(json.dumps({**counts, **trips.report()}, indent=1))
     sys.exit(1 if faults else 0)
 

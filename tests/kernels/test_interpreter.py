@@ -37,7 +37,7 @@ def _interpret(operations, *options):
 
 @pytest.fixture(scope="module")
 def report():
-    """What one process found of the cases of FEW, in float32."""
+    """What one process found of few cases, in float32."""
     return _interpret([op for operations in GROUPS.values() for op in operations], "--few", "--dtype", "float32")
 
 
