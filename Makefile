@@ -1,8 +1,9 @@
 # Every target makes the environment it needs, .venv (the site's is .venv-docs), from the lock; nothing is installed outside the checkout.
 # Where several Pythons are at hand, that of the tests comes first: PYTHON=python3.13 chooses another.
-PYTHON := $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.14 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $(p))))
+FITS := 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'
+PYTHON := $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.14 python3,$(shell $(p) -c $(FITS) 2>/dev/null && echo $(p))))
+PYTHON_FITS = $(or $(PYTHON),python3) -c $(FITS) 2>/dev/null || { echo "Assay needs Python 3.11 to 3.14 with venv: $(or $(PYTHON),none was found)"; exit 1; }
 RUN := .venv/bin/python
-NO_PYTHON := Assay needs Python 3.11 to 3.14 (with venv); none was found
 # model:options of the rows of the speed table
 STEPS := gan:--preset:paper:--batch:64 gan:--preset:paper:--batch:256 vae:--preset:paper:--batch:128 gpt:--batch:12 \
   gpt:--preset:small:--batch:32 seq2seq:--batch:32 diffusion
@@ -21,7 +22,7 @@ help:
 	@echo "make lock      pin every package again, for Python 3.11 to 3.14"
 
 .venv/base: locks/base.txt pyproject.toml
-	@if [ -z "$(PYTHON)" ]; then echo "$(NO_PYTHON)"; exit 1; fi
+	@$(PYTHON_FITS)
 	@[ -x $(RUN) ] || $(PYTHON) -m venv .venv
 	@echo "installing what the models need into .venv ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r locks/base.txt
@@ -36,7 +37,7 @@ help:
 
 # The site is built apart from what it describes: its packages need neither the models' nor the tests'.
 .venv-docs/made: locks/docs.txt
-	@if [ -z "$(PYTHON)" ]; then echo "$(NO_PYTHON)"; exit 1; fi
+	@$(PYTHON_FITS)
 	@[ -x .venv-docs/bin/python ] || $(PYTHON) -m venv .venv-docs
 	@echo "installing what the site needs into .venv-docs ..."
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r locks/docs.txt
@@ -91,7 +92,8 @@ gpu-check: $(if $(DRY),.venv/test)
 .PHONY: lock
 LOCK = .venv-lock/bin/uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11
 lock:
-	@[ -x .venv-lock/bin/uv ] || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet --disable-pip-version-check uv; }
+	@$(PYTHON_FITS)
+	@[ -x .venv-lock/bin/uv ] || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9; }
 	@echo 'numpy<2.4' > .venv-lock/numpy && echo 'setuptools>=77' > .venv-lock/build
 	@$(LOCK) pyproject.toml .venv-lock/build -c .venv-lock/numpy -o locks/base.txt
 	@$(LOCK) pyproject.toml --extra test -c locks/base.txt -c locks/test.txt -o .venv-lock/test

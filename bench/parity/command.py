@@ -26,7 +26,10 @@ def load(place: str):
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
     else:
-        module = importlib.import_module(where)
+        try:
+            module = importlib.import_module(where)
+        except ImportError as error:
+            raise ValueError(f"{where} cannot be imported: {error}") from None
     if not hasattr(module, name):
         raise ValueError(f"{where} has no {name}")
     return getattr(module, name)
@@ -85,7 +88,7 @@ def main(arguments=None) -> int:
 
             return make(trajectories_too=not args.no_trajectories)
         return _yours(args)
-    except (ValueError, ImportError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

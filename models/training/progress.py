@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-EVERY = 15.0  # seconds between two lines; work that is shorter says nothing
+EVERY = 30.0  # seconds between two lines; work that is shorter says nothing
 
 
 class Lines:

@@ -3,16 +3,20 @@
 And the data sets behind --data: what is not what it claims, and what promises more than it holds."""
 
 import gzip
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
+from bench.command import PARTS
 from bench.command import main as assay
 from bench.parity.small_models import SMALL
 from models import MODELS, datasets
 from models.__main__ import main as models
 from models.training.train import train_new
+from tests import ROOT
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 LINES = "".join(f"the word {i}\tla palabra {i}\n" for i in range(40))
@@ -37,6 +41,7 @@ def refused(capsys, *command) -> str:
 
 
 BAD = {
+    "assay": "name a command, one of demo,",
     "assay fly": "no command 'fly', should be one of demo, train,",
     "assay train dog": "invalid choice: 'dog'",
     "assay train": "name a model",
@@ -90,6 +95,25 @@ BAD = {
 def test_bad_command(command, tmp_path, capsys):
     arguments = [str(tmp_path / "no é") if a == "<folder>" else a for a in command.split()]
     assert BAD[command] in refused(capsys, *arguments)
+
+
+def test_help_fits_on_a_screen(capsys):
+    assert assay(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80 and all(f"  {name} " in "\n".join(lines) for name in PARTS)
+
+
+@pytest.mark.parametrize("arguments", [["parity", "relu", "--list"], ["bench", "ops"], ["bench", "report"]])
+def test_what_needs_pytorch_says_so_in_a_line(arguments):
+    """And what does not, runs without: PyTorch, Triton and pytest are hidden from a process."""
+    hide = "import sys\nfor name in ('torch', 'triton', 'pytest'): sys.modules[name] = None\n"
+    code = f"{hide}from bench.command import main\nsys.exit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    words = "error: assay " + arguments[0] + " needs torch: make .venv/test installs it\n"
+    assert (done.returncode, done.stderr) == (1, words)
+    code = f"{hide}from bench.command import main\nsys.exit(main(['kernels', 'explain']) or main(['train', '--help']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "conv2d" in done.stdout and "usage: assay train" in done.stdout
 
 
 @pytest.mark.parametrize(

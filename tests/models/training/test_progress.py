@@ -37,17 +37,17 @@ def test_short_work_says_nothing(clock, monkeypatch):
 
 
 def test_long_work_says_a_line_now_and_then_and_one_at_the_end(clock, monkeypatch):
-    lines = worked(clock, monkeypatch, 400, 0.25).splitlines()
-    assert lines[0] == "gan: 60 of 400 steps, 4 a second, loss 59.0"
-    assert lines[-1] == "gan: 400 of 400 steps, 4 a second, loss 399.0" and len(lines) == 7
+    lines = worked(clock, monkeypatch, 400, 0.5).splitlines()
+    assert lines[0] == "gan: 60 of 400 steps, 2 a second, loss 59.0"
+    assert lines[-1] == "gan: 400 of 400 steps, 2 a second, loss 399.0" and len(lines) == 7
 
 
 def test_a_resumed_run_counts_from_where_it_was(clock, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress.progress(total=20, initial=10, desc="vae", unit="step") as bar:
-        clock[0] += 20
+        clock[0] += 40
         bar.update(10)
-    assert sys.stderr.getvalue() == "vae: 20 of 20 steps, 0.5 a second\n"
+    assert sys.stderr.getvalue() == "vae: 20 of 20 steps, 0.25 a second\n"
 
 
 def test_what_is_counted_comes_through(clock, monkeypatch):
