@@ -35,6 +35,9 @@ class Lines:
         if time.monotonic() - self.last >= EVERY:
             self._print()
 
+    def set_description(self, text):
+        self.desc = text
+
     def set_postfix(self, values, refresh=True):
         self.postfix = "".join(f", {name} {value}" for name, value in values.items())
 

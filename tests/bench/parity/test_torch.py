@@ -13,7 +13,7 @@ from bench.parity.comparing import compare
 from bench.parity.rule import Draw, judge
 from core import Tensor
 from core import functional as F
-from core.reference import conv, losses
+from core.reference import conv, cross_entropy
 
 WITHOUT_HALF = frozenset()  # cases whose operation torch 2.13 does not implement in float16 on the CPU
 
@@ -70,7 +70,7 @@ BLOCKED = [c for c in CASES if c.name.startswith(("conv", "linear_cross_entropy"
 def test_many_small_blocks(case, monkeypatch):
     """Work is cut into blocks of a size for caches, which no small test fills: here each block holds a little."""
     monkeypatch.setattr(conv, "BLOCK", 300)
-    monkeypatch.setattr(losses, "CHUNK", 10)
+    monkeypatch.setattr(cross_entropy, "CHUNK", 10)
     compare(case, np.float64)
 
 
