@@ -1,8 +1,8 @@
 """Whole runs of the suite: each folder keeps to its share of the time, and `make test-all` can be interrupted.
 
-`make test` runs what is not marked `full`. SHARES says how many seconds of tests each folder may take there, all
-processes together, on a machine on which `unit` takes one UNIT; a slower machine gets as much more. The run fails where
-a folder takes more, so that the suite stays one that people run.
+`make test` runs what is not marked `full`. SHARES says which part of its time the tests of each folder may take, all
+processes together; the run fails where a folder takes more, so that none grows at the cost of the others. Parts, unlike
+seconds, are the same on a slow machine and on one that has other work.
 
 `make test-all` runs everything with --resume: a test that has passed on exactly these sources is not run again, so a
 run that was interrupted goes on where it was. Its summary is SUMMARY.
@@ -22,31 +22,10 @@ import pytest
 
 from tests import ROOT
 
-SHARES = {  # seconds
-    "bench": 180,
-    "core": 150,
-    "kernels": 130,
-    "models": 230,
-    "mutants": 5,
-    "pages": 40,  # the files of tests/ itself
-}
-UNIT = 0.25  # seconds that `unit` takes on the machine of the shares
+SHARES = {"bench": 0.45, "core": 0.35, "kernels": 0.35, "models": 0.45, "mutants": 0.02, "pages": 0.1}  # pages: tests/
 FIRST = ("tests/kernels/test_interpreter.py", "tests/kernels/test_compiler.py")  # long files, so that none ends alone
 PASSED = ROOT / ".test-all.jsonl"  # the sources' checksum, then a line for each test that has passed
 SUMMARY = ROOT / "bench" / "results" / "test-all.md"
-
-
-def unit() -> float:
-    """Seconds of a fixed piece of work, half of it Python's and half NumPy's: the best of five."""
-    a = np.ones((400, 400), np.float32)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        sum(i * i for i in range(600_000))
-        for _ in range(12):
-            a @ a
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def folder(nodeid: str) -> str:
@@ -79,7 +58,6 @@ class Suite:
         self.failed: list = []
         self.began = time.perf_counter()
         self.before = self._read() if self.resume else {}
-        self.unit = unit() if not self.is_worker and self.whole() else 0.0
         self.passed: set = set()  # tests whose call has passed; their teardown may still fail
 
     def _read(self) -> dict:
@@ -128,8 +106,8 @@ class Suite:
 
     def pytest_terminal_summary(self, terminalreporter):
         if not self.is_worker and self.whole():
-            words = ", ".join(f"{name} {self.seconds[name]:.0f} of {self.allowed(name):.0f}" for name in SHARES)
-            terminalreporter.write_line(f"seconds of tests by folder: {words}")
+            words = ", ".join(f"{name} {self.seconds[name]:.0f} s ({self.part(name):.0%})" for name in SHARES)
+            terminalreporter.write_line(f"time of tests by folder: {words}")
             for line in self.beyond():
                 terminalreporter.write_line(line, red=True)
 
@@ -146,15 +124,15 @@ class Suite:
             and list(self.config.args) == list(self.config.getini("testpaths"))
         )
 
-    def allowed(self, name) -> float:
-        return SHARES[name] * max(1.0, self.unit / UNIT)
+    def part(self, name) -> float:
+        return self.seconds[name] / max(self.seconds.total(), 1e-9)
 
     def beyond(self) -> list:
         """The folders that took more than their share, in words."""
         return [
-            f"tests/{name} took {self.seconds[name]:.0f} s, its share is {self.allowed(name):.0f} (tests/suite.py)"
+            f"tests/{name} took {self.part(name):.0%} of the time, its share is {SHARES[name]:.0%} (tests/suite.py)"
             for name in SHARES
-            if self.seconds[name] > self.allowed(name)
+            if self.part(name) > SHARES[name]
         ]
 
     def summary(self) -> str:
