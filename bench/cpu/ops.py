@@ -53,14 +53,14 @@ def prepare(name, who):
     """The contender's run of a case, its answers checked; or what is wrong with them."""
     if name in EXTRAS:
         return EXTRAS[name].make(who)
-    from bench.gpu import contenders as peers
+    from bench.gpu import contenders
     from bench.gpu.device import Precision
 
     case, host = BY_NAME[name], Host("reference" if who == "reference" else "auto")
     arrays = case.arrays(np.float32)
     outputs, gradients, dys = exact(case, arrays)
     who = "ours" if who == "reference" else who
-    run = peers.make(host, who, case, arrays, dys, Precision("float32", "float32"))
+    run = contenders.make(host, who, case, arrays, dys, Precision("float32", "float32"))
     found = run.results()
     for ours, oracle in zip((*found[0], *found[1]), (*outputs, *gradients)):
         if oracle is not None and not np.abs(ours - oracle).max() <= SAME * np.abs(oracle).max():
@@ -94,10 +94,10 @@ def _seconds(f):
 
 
 def contenders(name):
-    from bench.gpu import contenders as peers
+    from bench.gpu import contenders
 
-    known = () if name in EXTRAS else peers.contenders(BY_NAME[name])
-    return [who for who in known if who in ("torch eager", *peers.FORMATS)] or ["torch eager"]
+    known = () if name in EXTRAS else contenders.contenders(BY_NAME[name])
+    return [who for who in known if who in ("torch eager", *contenders.FORMATS)] or ["torch eager"]
 
 
 def measure(name, sides, pairs) -> dict:

@@ -41,15 +41,15 @@ def chosen(device, precision):
 
 def kernels(device, until):
     """All rows, each as soon as it is there."""
-    from bench.gpu import contenders as peers
+    from bench.gpu import contenders
 
     jobs = [
         {"case": c.name, "precision": p.name, "who": who}
         for p in PRECISIONS
         for c in chosen(device, p)
-        for who in peers.contenders(c)
+        for who in contenders.contenders(c)
     ]
-    jobs.sort(key=lambda job: (job["who"] == peers.COMPILED, large(job["case"])))
+    jobs.sort(key=lambda job: (job["who"] == contenders.COMPILED, large(job["case"])))
     command = worker_command("kernels", device.dry)
     workers = [Worker(command) for _ in range(1 if device.dry else COMPILERS)]
     try:
@@ -134,20 +134,19 @@ def of_oracle(device, name) -> str:
 
 def timed(device, case, precision, who) -> dict:
     """Error and times of one contender; what is wrong raises instead."""
-    from bench.gpu import contenders as peers
-    from bench.gpu import memory, timing
+    from bench.gpu import contenders, memory, timing
 
     device.set_torch(precision)
     arrays, dys, oracle = known(case.name, precision, of_oracle(device, case.name))
-    results = peers.make(device, who, case, arrays, dys, precision).results()
+    results = contenders.make(device, who, case, arrays, dys, precision).results()
     right = judged(device, case, precision) if who == "ours" else same(case, arrays, results, oracle, precision)
     row = {"error": right, "tf32": precision.tf32}
     work, peak = roofline.work(case, arrays, results), roofline.peaks(device.name)
-    run = peers.make(device, who, case, arrays, dys, precision)  # Liger has written over the last one's inputs
+    run = contenders.make(device, who, case, arrays, dys, precision)  # Liger has written over the last one's inputs
     library = "cupy" if who == "ours" else "torch"
     clock = timing.clock(device, library)
     for name, f in zip(PASSES, (run.forward, run.both, run.weight)):
-        if f is None or (name == "forward" and who == "Liger" and case.op in peers.WITH_GRADIENT):
+        if f is None or (name == "forward" and who == "Liger" and case.op in contenders.WITH_GRADIENT):
             continue  # the latter would be compared with a forward pass that computes no gradient
         if run.dw is not None and f is run.weight:
             check_weight(run.dw(), oracle[1][1], right)

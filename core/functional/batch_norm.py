@@ -28,21 +28,37 @@ def batch_norm(
     Training normalises by the batch, moves the running statistics in place (when they are not None) and drops; else
     the running statistics normalise and nothing is dropped. Raises where training has one value per channel.
     """
-    statistics, options = (running_mean, running_var, momentum), {"eps": eps, "act": act, "slope": negative_slope}
-    return normalise_batch("batch_norm", x, statistics, weight, bias, training, dropout_p, mask, **options)
+    given = x, running_mean, running_var, weight, bias, training, momentum, eps
+    return by_operation("batch_norm", *given, act, negative_slope, dropout_p, mask)
 
 
-def normalise_batch(op, x, statistics, weight, bias, training, dropout_p, mask, *, eps, act, slope, ranks=1, **attrs):
-    """Batch norm by operation `op`, of x that is one of `ranks` equal shares; `attrs` are the operation's own."""
+def by_operation(
+    op,
+    x,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    act=None,
+    negative_slope=0.01,
+    dropout_p=0.0,
+    mask=None,
+    *,
+    ranks=1,
+    **attrs,
+):
+    """batch_norm by operation `op`, where x is one of `ranks` equal shares of a batch; `attrs` are the operation's."""
     x, weight, bias = norm_arguments("batch_norm", x, weight, bias, eps, ("weight", "bias"))
-    running_mean, running_var, momentum = statistics
     check.flag("batch_norm", "training", training)
     check.number("batch_norm", "momentum", momentum, 0, 1)
     mean = _statistic("running_mean", running_mean, x, training)
     var = _statistic("running_var", running_var, x, training)
     if (mean is None) != (var is None):
         check.fail("batch_norm", "running_mean or running_var", "None alone", "given with the other")
-    shared = {"eps": eps, **activation("batch_norm", act, slope)}
+    shared = {"eps": eps, **activation("batch_norm", act, negative_slope)}
     if not training:
         return run("batch_norm_eval", x, mean, var, weight, bias, **shared)
     count = math.prod(x.shape[:-1]) * ranks

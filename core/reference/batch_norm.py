@@ -48,6 +48,7 @@ def _ranks_mean(x, world):
 
 
 def _sync_batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, seed, draw, world):
+    """The same over the x of all ranks of `world`, each with its own: a mean over the batch is one over all ranks."""
     mean = _ranks_mean(x, world)
     xhat = x - mean.astype(x.dtype)
     var = _ranks_mean(xhat * xhat, world)
@@ -91,9 +92,5 @@ def running_stats_(running_mean, running_var, mean, var, *, momentum, count):
 
 
 batch_norm = Op("batch_norm", _batch_norm, _batch_norm_backward)
-
-
 sync_batch_norm = Op("sync_batch_norm", _sync_batch_norm, _sync_batch_norm_backward)
-
-
 batch_norm_eval = Op("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_backward)

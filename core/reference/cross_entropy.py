@@ -91,6 +91,4 @@ def _linear_cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoo
 
 
 cross_entropy = Op("cross_entropy", _cross_entropy, _cross_entropy_backward)
-
-
 linear_cross_entropy = Op("linear_cross_entropy", _linear_cross_entropy, _linear_cross_entropy_backward)

@@ -41,6 +41,4 @@ def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
 
 
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward)
-
-
 add_layer_norm = Op("add_layer_norm", _add_layer_norm, _add_layer_norm_backward)

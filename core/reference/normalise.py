@@ -56,6 +56,3 @@ def affine_backward(xhat, w, dy, needs):
     dw = total(dy * xhat, leading) if needs[0] else None
     db = total(dy, leading) if needs[1] else None
     return dy if w is None else dy * w, dw, db
-
-
-# --- group norm ----------------------------------------

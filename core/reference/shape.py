@@ -101,6 +101,3 @@ MOVES = {
         "astype", lambda x, dtype: (x.astype(dtype), (x.dtype,)), lambda saved, dy, needs, dtype: (dy.astype(saved[0]),)
     ),
 }
-
-
-# --- enlarging an image: each pixel becomes a block of equal ones ----------------------------------------

@@ -35,6 +35,4 @@ def _log_softmax_backward(saved, dy, needs, *, axis):
 
 
 softmax = Op("softmax", _softmax, _softmax_backward)
-
-
 log_softmax = Op("log_softmax", _log_softmax, _log_softmax_backward)

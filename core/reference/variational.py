@@ -70,9 +70,5 @@ def _elbo_backward(saved, dys, needs):
 
 
 bce_with_logits = Op("bce_with_logits", _bce_with_logits, _bce_with_logits_backward)
-
-
 gaussian_kl = Op("gaussian_kl", _gaussian_kl, _gaussian_kl_backward)
-
-
 elbo = Op("elbo", _elbo, _elbo_backward)

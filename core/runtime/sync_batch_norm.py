@@ -7,31 +7,14 @@ the whole batch, but for rounding; each rank's gradients of weight and bias are 
 """
 
 from core import nn
-from core.functional.batch_norm import normalise_batch
+from core.functional.batch_norm import by_operation
 from core.runtime.distributed import a_world
 
 
-def sync_batch_norm(
-    x,
-    running_mean,
-    running_var,
-    weight=None,
-    bias=None,
-    training=False,
-    momentum=0.1,
-    eps=1e-5,
-    *,
-    world,
-    act=None,
-    negative_slope=0.01,
-    dropout_p=0.0,
-    mask=None,
-):
-    """F.batch_norm of x (..., C), one rank's share, by the statistics of all ranks of `world`."""
+def sync_batch_norm(x, *arguments, world, **options):
+    """F.batch_norm of x (..., C), one rank's share, by the statistics of all ranks of `world`; arguments as there."""
     a_world("sync_batch_norm", world)
-    statistics, options = (running_mean, running_var, momentum), {"eps": eps, "act": act, "slope": negative_slope}
-    options |= {"ranks": world.size, "world": world}
-    return normalise_batch("sync_batch_norm", x, statistics, weight, bias, training, dropout_p, mask, **options)
+    return by_operation("sync_batch_norm", x, *arguments, **options, ranks=world.size, world=world)
 
 
 class SyncBatchNorm(nn.BatchNorm):

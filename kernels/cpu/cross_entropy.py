@@ -49,13 +49,7 @@ from kernels.cpu.tiles import ROWS, buffers, pack, product, turn, unpack
 IDS = const(1, types.int64)
 
 
-# --- rows ----------------------------------------
-
-
-# --- softmax ----------------------------------------
-
-
-# --- cross entropy ----------------------------------------
+# --- logits that are given ----------------------------------------
 
 
 @inline
@@ -152,6 +146,8 @@ def _cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, 
 
 cross_entropy = Op("cross_entropy", _cross_entropy, _cross_entropy_backward, backend="numba")
 
+
+# --- logits of a linear layer ----------------------------------------
 
 HELD = 1 << 18  # logits that a thread holds
 

@@ -34,8 +34,6 @@ from kernels.cpu.lanes import (
 )
 
 BLOCK = 1024  # elements of a row that are added up in float32, a multiple of LANES
-
-
 ENOUGH = 1 << 16  # elements below which a second thread, 12 to 20 us away, costs more than it brings
 
 
@@ -131,6 +129,4 @@ def _softmax_op(name, is_log):
 
 
 softmax = _softmax_op("softmax", 0)
-
-
 log_softmax = _softmax_op("log_softmax", 1)

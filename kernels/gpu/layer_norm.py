@@ -186,8 +186,5 @@ def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
     return dx, dresidual, dw, db, None, None
 
 
-# --- batch norm's running statistics ----------------------------------------
-
-
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward_, backend="triton")
 add_layer_norm = Op("add_layer_norm", _add_layer_norm, _add_layer_norm_backward, backend="triton")

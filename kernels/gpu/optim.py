@@ -285,6 +285,3 @@ def unscale_(grads, scale, good, taken, *, growth, backoff, interval):
     launch(_next_scale, (1,), parts, scale, good, taken, *numbers, **blocks("optim", "norm", "any"))
     tensors.launch(_clear, taken)
     tensors.write_back(0)
-
-
-# --- the random step and the KV cache ----------------------------------------

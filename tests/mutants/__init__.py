@@ -1,1 +1,1 @@
-"""Wrong lines planted into the source, one at a time: the tests must notice each."""
+"""Mutation tests: one wrong line at a time is put into the source, and the tests must notice each."""

@@ -142,12 +142,3 @@ CASES = [
     ),
     attention("all-together-rows-off", causal=True, causal_offset=-1, mask=rows_off(4, 4), bias=bias_rows_off(4, 4)),
 ]
-
-
-# --- layer norm ----------------------------------------
-
-
-# --- group norm ----------------------------------------
-
-
-# --- dropout, with the mask given: what torch draws is its own ----------------------------------------

@@ -138,6 +138,4 @@ def _conv_acts():
             yield deconv(f"act-{act}-smooth", (2, 3, 4, 2), (3, 2, 3, 2), act=act, stride=2, maker=whole)
 
 
-# --- batch norm ----------------------------------------
-
 CASES = [*CONV, *DECONV, *_conv_acts()]

@@ -9,11 +9,6 @@ from bench.parity.cases.inputs import Case, F, normal, unit, value
 INF = float("inf")
 
 
-# --- classification ----------------------------------------
-
-
-# --- binary cross entropy, KL, ELBO ----------------------------------------
-
 BCE = TF.binary_cross_entropy_with_logits
 
 
