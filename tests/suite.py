@@ -11,21 +11,35 @@ run that was interrupted goes on where it was. Its summary is SUMMARY.
 import collections
 import datetime
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import time
 
-import numpy as np
 import pytest
 
+from models.training.runs import describe_device
 from tests import ROOT
 
 SHARES = {"bench": 0.45, "core": 0.35, "kernels": 0.35, "models": 0.45, "mutants": 0.02, "pages": 0.1}  # pages: tests/
-FIRST = ("tests/kernels/test_interpreter.py", "tests/kernels/test_compiler.py")  # long files, so that none ends alone
+FIRST = (  # long files, so that none ends alone
+    *("tests/bench/gpu/test_dry_run.py", "tests/kernels/test_interpreter.py", "tests/kernels/test_compiler.py"),
+    *("tests/mutants/test_mutants.py", "tests/mutants/test_gpu_mutants.py"),
+)
 PASSED = ROOT / ".test-all.jsonl"  # the sources' checksum, then a line for each test that has passed
 SUMMARY = ROOT / "bench" / "results" / "test-all.md"
+
+
+def first_of_each(cases, count=1) -> list:
+    """`cases` as parameters of a test: the first `count` of each operation run in `make test`, others are `full`."""
+    seen: collections.Counter = collections.Counter()
+    parameters = []
+    for case in cases:
+        seen[case.op] += 1
+        parameters.append(pytest.param(case, marks=[pytest.mark.full] * (seen[case.op] > count)))
+    return parameters
 
 
 def folder(nodeid: str) -> str:
@@ -150,12 +164,19 @@ class Suite:
             f"`make test-all` on commit {commit}, {datetime.date.today().isoformat()}: {len(passed):,} passed "
             f"({len(self.before):,} of them before an interruption), {len(self.failed)} failed, "
             f"{self.outcomes['skipped']} skipped; the last piece took {minutes:.0f} minutes on {os.cpu_count()} "
-            f"cores. Python {platform.python_version()}, NumPy {np.__version__}.\n",
+            f"cores. {machine()}\n",
             *[f"- FAILED {nodeid}" for nodeid in self.failed],
             "\n| folder | seconds of tests |\n|---|---:|",
             *rows,
         ]
         return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    """The processor and the versions that a result was made with."""
+    packages = ("numpy", "numba", "torch", "triton")
+    versions = [f"Python {platform.python_version()}", *(f"{p} {importlib.metadata.version(p)}" for p in packages)]
+    return f"{describe_device('cpu')}; {', '.join(versions)}."
 
 
 def pytest_addoption(parser):

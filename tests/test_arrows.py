@@ -61,16 +61,21 @@ def imported(node, modules, package):
     return [name for name in (w if w in modules else source for w in wanted) if name in modules]
 
 
-def imports(modules):
-    """{(importer, imported): "file:line: imports module"}, the first place of each."""
+def imports(name, place, tree):
+    """{(importer, imported): "file:line: imports module"} of one module, the first place of each."""
     found: dict = {}
-    for name, (place, tree) in modules.items():
-        package = name if place.name == "__init__.py" else name.rpartition(".")[0]
-        for node in ast.walk(tree):
-            for other in imported(node, modules, package):
-                if other != name:
-                    found.setdefault((name, other), f"{place}:{node.lineno}: imports {other}")
+    package = name if place.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        for other in imported(node, parse(), package):
+            if other != name:
+                found.setdefault((name, other), f"{place}:{node.lineno}: imports {other}")
     return found
+
+
+@functools.cache
+def every_import():
+    """The imports of all modules."""
+    return {pair: line for name, (place, tree) in parse().items() for pair, line in imports(name, place, tree).items()}
 
 
 def against_the_arrows(found):
@@ -114,7 +119,7 @@ def reached(after, start):
 
 
 def test_imports_follow_the_arrows_between_folders():
-    wrong = against_the_arrows(imports(parse()))
+    wrong = against_the_arrows(every_import())
     assert not wrong, "\n".join(wrong)
 
 
@@ -123,12 +128,12 @@ def test_every_file_of_core_has_its_storey():
 
 
 def test_core_is_built_from_the_ground_up():
-    wrong = against_the_storeys(imports(parse()))
+    wrong = against_the_storeys(every_import())
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    wrong = circles(imports(parse()))
+    wrong = circles(every_import())
     assert not wrong, "\n".join(wrong)
 
 
@@ -152,11 +157,9 @@ PLANTED = [
 
 @pytest.mark.parametrize(("module", "line", "named"), PLANTED, ids=[f"{m}: {n}" for m, _, n in PLANTED])
 def test_a_planted_import_is_found_and_its_line_is_named(module, line, named):
-    modules = parse()
-    before = complaints(imports(modules))
-    place, tree = modules[module]
-    planted = ast.Module([*ast.parse(line).body, *tree.body], type_ignores=[])
-    after = complaints(imports({**modules, module: (place, planted)}))
+    place, tree = parse()[module]
+    planted = imports(module, place, ast.Module([*ast.parse(line).body, *tree.body], type_ignores=[]))
+    before, after = complaints(every_import()), complaints({**every_import(), **planted})
     assert any(named in complaint for complaint in set(after) - set(before))
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import roofline
-from bench.gpu.device import PRECISIONS, Device, NotRun, as_tuple
+from bench.gpu.device import Device, NotRun, as_tuple
 from bench.gpu.graph import graph
 from bench.gpu.kernels import answer, kernels, summary
 from bench.gpu.steps import answer_step, steps, steps_summary
@@ -69,7 +69,7 @@ def smoke(device, until):
 
 def parity(device, until):
     """The judge, on the device; the same bits twice."""
-    for precision in PRECISIONS:
+    for precision in device.precisions():
         device.set_torch(precision)
         for case in chosen(device, CASES):
             row = {"case": case.name, "precision": precision.name}

@@ -62,6 +62,10 @@ class Device:
         self.xp, self.torch = cupy, "cuda"
         self.name = re.sub(r"\W+", "-", properties["name"].decode()).strip("-").lower()
 
+    def precisions(self) -> list:
+        """Those to try: without a device tf32 is float32."""
+        return [p for p in PRECISIONS if not (self.dry and p.tf32)]
+
     def host(self, x):
         return x if x is None or self.dry else self.xp.asnumpy(x)
 

@@ -25,7 +25,7 @@ SAMPLES = (
     *(("gan", "paper", 256), ("vae", "paper", 128)),
     *(("gpt", "demo", 1), ("gpt", "demo", 32), ("gpt", "small", 1), ("gpt", "small", 32)),
 )
-DRY_STEPS = tuple((kind, "demo", 4) for kind in small_models.SMALL)
+DRY_STEPS = tuple((kind, "demo", 2) for kind in small_models.SMALL)
 SAMPLED_IN = [p for p in PRECISIONS if p.dtype == "float32"]  # trainers train in float16, and sample in float32
 LIMIT = 240  # seconds for one question: torch.compile has to compile twice
 KEYS = ("task", "model", "preset", "batch", "precision")
@@ -36,7 +36,7 @@ KEYS = ("task", "model", "preset", "batch", "precision")
 def jobs(device) -> list:
     """All rows to be, the quickest contenders first: when time runs out, the most telling ones are there."""
     steps, samples = (DRY_STEPS, DRY_STEPS[:3]) if device.dry else (STEPS, SAMPLES)
-    precisions = [p for p in PRECISIONS if not (device.dry and p.tf32)]  # without a device that is float32
+    precisions = device.precisions()
     tasks = [("step", *job, p.name, sides.contenders(job[0])) for p in precisions for job in steps]
     tasks += [("sample", *job, p.name, sampling.CONTENDERS) for p in precisions if p in SAMPLED_IN for job in samples]
     found = [{**dict(zip(KEYS, task)), "who": who} for *task, names in tasks for who in names]

@@ -23,6 +23,7 @@ from bench.parity.whole_models import SETTINGS, judged_steps
 from core.dispatch import use
 from core.table import TABLE, Kernel
 from models.training.progress import progress
+from models.training.runs import describe_device
 
 DTYPES = ("float64", "float32", "float16")
 COLUMNS = ("case", "what", "dtype", "backend", "entries", "max", "rms", "torch_max", "torch_rms", "passed")
@@ -64,13 +65,11 @@ def _short(x):
 
 def machine() -> dict:
     """Where and when: what a reader needs to repeat this."""
-    with open("/proc/cpuinfo", encoding="utf-8") as f:
-        model = next((line.partition(":")[2].strip() for line in f if line.startswith("model name")), "unknown")
     git = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
     return {
         "date": datetime.date.today().isoformat(),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",
-        "machine": f"{model}, {torch.get_num_threads()} thread(s) for operations",
+        "machine": f"{describe_device('cpu')}, {torch.get_num_threads()} thread(s) for operations",
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
     }
 

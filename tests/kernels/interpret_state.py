@@ -189,9 +189,9 @@ def noise():
 
 def draws_of_a_part():
     """Wherever it begins and however long it is, and whatever was in memory before and behind it."""
-    n, step = 1100, np.array(3)  # several programs
+    n, step = 300, np.array(3)  # several programs
     whole = reference.keep_mask((n,), 0.3, 11, 2, step)
-    for offset in (0, 1, 7, 8, 501, 2**35 + 5):
+    for offset in (0, 7, 8, 2**35 + 5):
         for name, more in (("uniform", (np.float32,)), ("normal", (np.float32,)), ("keep_mask", ())):
             arguments = (0.3,) * (name == "keep_mask")
             ours, theirs = (

@@ -26,6 +26,7 @@ from core.table import TABLE, Kernel
 from kernels.cpu import common, winograd
 from tests import ROOT
 from tests.core.purity import check_purity, saved_in_vain
+from tests.suite import first_of_each
 
 MINE = {name for name, row in TABLE.items() if isinstance(row.kernels.get("cpu"), Kernel)}
 KERNEL_CASES = [c for c in CASES if c.op in MINE and c.name not in NOTHING_RUNS]
@@ -59,7 +60,7 @@ def test_float32(case):
     judged_on_kernels(case)
 
 
-@pytest.mark.parametrize("case", [*KERNEL_CASES, *WHOLE_TILES], ids=case_id)
+@pytest.mark.parametrize("case", first_of_each([*WHOLE_TILES, *KERNEL_CASES], 3), ids=case_id)
 def test_float32_in_pieces(case, monkeypatch):
     """However little there is to share out: what small cases leave to one thread, sums of its pieces above all."""
     monkeypatch.setattr(threads, "COUNT", 3)
@@ -97,7 +98,7 @@ def test_winograd_passes_the_judge(name, monkeypatch):
     assert ran == {"correlate", "weight_gradient"}
 
 
-@pytest.mark.parametrize("case", KERNEL_CASES, ids=case_id)
+@pytest.mark.parametrize("case", first_of_each(KERNEL_CASES, 2), ids=case_id)
 def test_pure(case):
     with use("auto"):
         check_purity(case)

@@ -19,7 +19,8 @@ def short(tmp_path_factory):
     folder = tmp_path_factory.mktemp("short")
     with pytest.MonkeyPatch.context() as patch:
         for kind in demo.KINDS:
-            patch.setattr(models.MODELS[kind].Config, "PRESETS", {"demo": {**SMALL[kind], "steps": 60}})
+            changes = {**SMALL[kind], "steps": 60, **({"context": 64} if kind == "gpt" else {})}
+            patch.setattr(models.MODELS[kind].Config, "PRESETS", {"demo": changes})
         assert demo.main(["--out", str(folder)]) == 0
     return json.loads((folder / "figures.json").read_text())
 

@@ -168,6 +168,7 @@ def test_feed_refuses_labels_that_are_no_class(trained):
         trained.feed((images, labels * 0 + 10))
 
 
+@pytest.mark.full
 def test_it_learns_one_batch():
     """The same four digits, over and over: what the network makes of their noised versions comes close to them."""
     t = small_models.trainer("diffusion", unlabelled=0.0, average=0.9, steps=300, warmup=10, lr=4e-3)

@@ -166,6 +166,7 @@ def repeat(t, steps):
     return batch, [t.step(batch) for _ in range(steps)]
 
 
+@pytest.mark.full
 def test_vae_learns_one_batch():
     t = small_models.trainer("vae", dropout=0.0, beta=0.0, lr=2e-3, steps=250)
     (x,), losses = repeat(t, 250)
@@ -180,12 +181,14 @@ def test_gpt_learns_one_batch():
     assert losses[0]["loss"] > 3 and losses[-1]["loss"] < 0.05
 
 
+@pytest.mark.full
 def test_seq2seq_learns_one_batch():
     t = small_models.trainer("seq2seq", d_model=64, dropout=0.0, label_smoothing=0.0, warmup=10, lr=5e-3)
     _, losses = repeat(t, 150)
     assert losses[0]["loss"] > 5 and losses[-1]["loss"] < 0.05
 
 
+@pytest.mark.full
 def test_gan_learns_one_batch():
     """Shown eight images only, the generator draws them: its samples come much closer to them than other digits."""
     t = small_models.trainer("gan", channels=16, dropout=0.0, lr=2e-3, floor=2e-3)

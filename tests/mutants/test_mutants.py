@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.mutants.mutant_runner import ROOT, Garden
+from tests import ROOT
 from tests.mutants.mutants import PLANTS
+from tests.mutants.mutants_gpu import KERNELS
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
@@ -11,12 +12,10 @@ def test_a_plant_changes_one_place(plant):
     assert (ROOT / plant.file).read_text().count(plant.old) == 1 and plant.old != plant.new
 
 
-@pytest.fixture(scope="module")
-def garden(tmp_path_factory):
-    return Garden(tmp_path_factory.mktemp("garden"))
+OTHERS = {name: plant for name, plant in PLANTS.items() if name not in KERNELS}  # those: test_gpu_mutants.py
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
+@pytest.mark.parametrize("plant", OTHERS.values(), ids=OTHERS.keys())
 def test_the_ordinary_suite_catches_it(plant, garden):
     assert garden.catches(plant)

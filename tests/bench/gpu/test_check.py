@@ -161,8 +161,7 @@ def test_float64_of_a_large_shape_is_the_devices_affair(large, where, monkeypatc
 
 
 def test_graphs_are_compared_and_what_differs_is_named(monkeypatch):
-    """All models in a dry run; then a capture that is refused, and a step that counts in Python."""
-    assert [(r["case"], r["passed"]) for r in graphs()] == [(kind, True) for kind in models.MODELS]
+    """In a dry run (all models: test_dry_run.py): a capture that is refused, and a step that counts in Python."""
 
     def refused(self):
         raise NotImplementedError("cuBLAS")

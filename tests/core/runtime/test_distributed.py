@@ -2,6 +2,7 @@
 accumulated; what is sent, and the model of what that costs. Whole runs on ranks:
 tests/core/runtime/test_rank_runs.py."""
 
+import functools
 import itertools
 import json
 import os
@@ -26,7 +27,7 @@ from tests.core.runtime.ranks import launch, step
 from tests.fakes import fake_cupy
 from tests.fakes.fake_nccl import Mirror, nccl
 
-SEEDS = 4
+SEEDS = 2
 MODELS: dict = {"gan": {"sync_batch_norm": True}, "vae": {}, "gpt": {}, "seq2seq": {}, "diffusion": {}}
 PARTS = {"gan": 1}  # what its twin's batch norm normalises is not cut; the others' batches are, into single examples
 GROUPS = ("loss ", "gradient ", "state ")
@@ -47,9 +48,10 @@ def oracles():
 
 @pytest.fixture(scope="module")
 def taken(oracles, tmp_path_factory):
-    """{(ranks, accumulate): {(kind, seed): what they found}}, of real ranks; and each rank's own norm under "own"."""
-    found: dict = defaultdict(dict)
-    for ranks, accumulate in ((2, 1), (4, 1), (2, 2)):
+    """taken(ranks, accumulate): {(kind, seed): what real ranks found}; with each rank's own norm under "own"."""
+
+    @functools.cache
+    def found(ranks, accumulate):
         folder = tmp_path_factory.mktemp("ranks")
         jobs = [
             [f"{kind}-{seed}", kind, seed, {"accumulate": accumulate, **options}]
@@ -60,9 +62,9 @@ def taken(oracles, tmp_path_factory):
         jobs.append(["own-0", "gan", 0, {"accumulate": accumulate}])
         done = launch((ranks, ["-m", "tests.core.runtime.ranks", folder, json.dumps(jobs)]))
         assert done.returncode == 0, done.stderr
-        for name, *_ in jobs:
-            kind, _, seed = name.partition("-")
-            found[ranks, accumulate][kind, int(seed)] = dict(np.load(folder / f"{name}.npz"))
+        names = [name.partition("-") for name, *_ in jobs]
+        return {(kind, int(seed)): dict(np.load(folder / f"{kind}-{seed}.npz")) for kind, _, seed in names}
+
     return found
 
 
@@ -81,23 +83,24 @@ def faults(kind, oracles, ours_of):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("ranks", (2, 4))
+@pytest.mark.parametrize("ranks", (2, pytest.param(4, marks=pytest.mark.full)))
 def test_ranks_take_the_step_of_one(kind, ranks, oracles, taken):
     """Draws, padding and batch norm's statistics are those of the whole batch; every rank ends in the same bits."""
-    assert not faults(kind, oracles, lambda seed: taken[ranks, 1][kind, seed])
+    assert not faults(kind, oracles, lambda seed: taken(ranks, 1)[kind, seed])
 
 
 @pytest.mark.parametrize("kind", [kind for kind, options in MODELS.items() if not options])
 def test_accumulated_parts_take_the_step_of_one(kind, oracles, taken):
-    assert not faults(kind, oracles, lambda seed: taken[2, 2][kind, seed])
+    assert not faults(kind, oracles, lambda seed: taken(2, 2)[kind, seed])
     assert not faults(kind, oracles, lambda seed: step(distributed.ALONE, kind, seed, accumulate=4))
 
 
+@pytest.mark.full
 def test_parts_of_a_gan_are_ranks_of_one(taken):
     """A batch norm's batch is a part, whether it is a rank's or one of several in turn: the same losses and gradients.
     Running statistics are not the same: they are moved once a part, and are the mean over ranks."""
-    ranks, parts = taken[4, 1]["own", 0], step(distributed.ALONE, "gan", 0, accumulate=4)
-    both = taken[2, 2]["own", 0]
+    ranks, parts = taken(4, 1)["own", 0], step(distributed.ALONE, "gan", 0, accumulate=4)
+    both = taken(2, 2)["own", 0]
     whole = step(distributed.ALONE, "gan", 0)
     for name, a in ranks.items():
         if name.startswith(("loss ", "gradient ")):
@@ -112,7 +115,7 @@ def test_running_statistics_are_the_ranks_mean_and_move_once_a_part(taken):
     name = "state generator.norm0.running_mean"
     before = small_models.trainer("gan", 0).model.generator.norm0.running_mean.numpy()
     moved = {parts: step(distributed.ALONE, "gan", 0, accumulate=parts)[name] - before for parts in (1, 2)}
-    ranks = taken[2, 1]["own", 0][name] - before
+    ranks = taken(2, 1)["own", 0][name] - before
     # of two parts with means a and b: 0.1 (a + b) / 2 by ranks, 0.1 (0.9 a + b) in turn; of the whole 0.1 (a + b) / 2
     np.testing.assert_allclose(ranks, moved[1], atol=1e-7)
     assert np.linalg.norm(moved[2]) > 1.5 * np.linalg.norm(moved[1])

@@ -40,6 +40,15 @@ def records(folder):
     return [{**json.loads(line), "seconds": 0} for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_a_run_survives_a_killed_rank(tmp_path):
+    folder = tmp_path / "run"
+    done = launch((1, models(*TRAIN, "--out", folder)), (1, meets("SIGKILL:update:5:0.1", *TRAIN, "--out", folder)))
+    told = f"error: a process of this job was killed; continue with --resume {folder}, on any number of ranks"
+    assert done.returncode and lines(done) == [told], done.stderr
+    assert len(records(folder)) >= 3
+
+
+@pytest.mark.full
 def test_a_run_survives_its_ranks_and_goes_on_with_other_numbers_of_them(tmp_path):
     """Killed on 2 ranks, stopped for good on 4, ended by a signal on 2, finished on 1: the run of one rank."""
     folder, straight = tmp_path / "run", tmp_path / "straight"
@@ -67,6 +76,7 @@ def test_a_run_survives_its_ranks_and_goes_on_with_other_numbers_of_them(tmp_pat
         assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.full
 def test_what_the_first_rank_does_alone_may_take_longer_than_the_limit(tmp_path):
     """Its samples: those of a checkpoint, and at the start those that a killed run did not come to."""
     folder = tmp_path / "run"
@@ -80,6 +90,7 @@ def test_what_the_first_rank_does_alone_may_take_longer_than_the_limit(tmp_path)
         (folder / "samples" / f"step_{steps:06d}.png").unlink()
 
 
+@pytest.mark.full
 def test_ranks_refuse_in_one_line(tmp_path):
     """The first speaks, though it comes last: the launcher ends it as soon as another rank has ended."""
     late = patched("import time; import models.__main__ as m; f = m._fail", "m._fail", "time.sleep(2), f(*a)")
@@ -103,7 +114,11 @@ def test_an_error_of_one_rank_ends_all_and_names_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fault, said", ((AssertionError("so"), "AssertionError: so"), (KeyboardInterrupt(), "interrupted"))
+    "fault, said",
+    (
+        (AssertionError("so"), "AssertionError: so"),
+        pytest.param(KeyboardInterrupt(), "interrupted", marks=pytest.mark.full),
+    ),
 )
 def test_what_no_rank_foresees_ends_all(fault, said, tmp_path):
     """Before the limit, 300 s, with which a rank waits for another; an error with its traceback."""
@@ -116,7 +131,7 @@ def test_what_no_rank_foresees_ends_all(fault, said, tmp_path):
     assert done.returncode and lines(done) == said, done.stderr
 
 
-@pytest.mark.parametrize("text, what", (("acb", "data"), ("abd", "tokenizer")))
+@pytest.mark.parametrize("text, what", (("acb", "data"), pytest.param("abd", "tokenizer", marks=pytest.mark.full)))
 def test_ranks_with_other_data_are_refused(text, what, tmp_path):
     train = ("train", "gpt", "--batch", "4", "--steps", "1", "--out", tmp_path / "run", "--data")
     files = {name: tmp_path / name for name in ("abc", text)}

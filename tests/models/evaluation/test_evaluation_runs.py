@@ -212,6 +212,7 @@ def test_what_cannot_be_evaluated_or_compared_is_one_line(image_runs, tmp_path, 
     assert "new: has no checkpoint yet" in refused(capsys, runs[0], run.folder)
 
 
+@pytest.mark.full
 def test_text_models_are_evaluated(tmp_path, monkeypatch, capsys):
     lines = "".join(f"the word {i} is good\tla palabra {i} es buena\n" for i in range(60))
     (tmp_path / "pairs.tsv").write_text(lines)

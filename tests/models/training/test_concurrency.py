@@ -39,7 +39,7 @@ def python(code, **options):
 
 def test_two_commands_begin_in_one_folder_at_the_same_moment(tmp_path):
     """One trains, the other says in one line that it may not, and leaves nothing of its own."""
-    processes, folders = [python(RUNNER) for _ in range(2)], [tmp_path / str(i) for i in range(12)]
+    processes, folders = [python(RUNNER) for _ in range(2)], [tmp_path / str(i) for i in range(4)]
     for folder in folders:
         for process in processes:  # both are ready and wait for a line
             process.stdin.write(f"{folder}\n")
@@ -83,7 +83,7 @@ def test_looking_at_a_run_while_it_trains(undisturbed, capsys):
     process = subprocess.Popen([sys.executable, "-c", SAVER, str(undisturbed)], cwd=ROOT, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
-        for _ in range(60):
+        for _ in range(10):
             assert Run.open(undisturbed).trainer().steps == 12
         assert main(["sample", str(undisturbed)]) == 0 and main(["evaluate", str(undisturbed), "-n", "129"]) == 0
         assert main([*TRAIN, "--out", str(undisturbed)]) == 1
@@ -139,7 +139,7 @@ def test_trainers_in_two_threads_have_the_bits_they_have_alone(kinds, count, mon
     """Kernels, dropout and noise, and, with count 2, one pool of threads between them."""
     monkeypatch.setattr(threads, "COUNT", count)
     alone = [trained(kind, seed) for seed, kind in enumerate(kinds)]
-    for _ in range(8):
+    for _ in range(4):
         both = together(*(lambda kind=kind, seed=seed: trained(kind, seed) for seed, kind in enumerate(kinds)))
         assert both == alone
 
@@ -160,7 +160,7 @@ def gradient(mode, seed):
 @pytest.mark.parametrize("mode", ["kernels", "reference"])
 def test_backward_in_two_threads_has_the_same_bits(mode, hurried):
     alone = [[gradient(mode, seed) for seed in range(part, 60, 2)] for part in (0, 1)]
-    for _ in range(10):
+    for _ in range(4):
         parts = together(*(lambda p=part: [gradient(mode, seed) for seed in range(p, 60, 2)] for part in (0, 1)))
         assert parts == alone
 

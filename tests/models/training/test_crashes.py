@@ -57,24 +57,28 @@ def killed_from_outside(folder, seconds):
     return "done" if process.returncode == 0 else f"after {len(list((folder / 'samples').iterdir()))} samples"
 
 
+@pytest.mark.full
 def test_killed_at_a_moment_and_resumed(undisturbed, tmp_path):
     killed_from_outside(tmp_path / "run", 0.4)
     finish(tmp_path / "run")
     check_same(tmp_path / "run", undisturbed)
 
 
-def test_killed_inside_and_resumed_again_and_again(undisturbed, tmp_path):
-    """At the worst places, one after the other: (event, number, part), and which checkpoints there are then."""
+BOTH = ["checkpoint.safetensors", "previous.safetensors"]
+WORST = (  # moments for a kill, one after the other: (event, number, part), and which checkpoints there are then
+    (("write", 1, 0.4), []),  # config.json
+    (("write", 7, 0.7), BOTH[:1]),  # the second checkpoint
+    (("replace", 2, 0.9), BOTH[1:]),  # between its two renames, after metrics.jsonl
+    (("replace", 2, 0.9), BOTH),  # it is complete, its pictures are not
+    (("write", 4, 0.5), BOTH),  # these pictures, which are made up for
+    (("update", 2, 0.9), BOTH),
+)
+
+
+@pytest.mark.parametrize("places", [WORST[1:3], pytest.param(WORST, marks=pytest.mark.full)], ids=["two", "all"])
+def test_killed_inside_and_resumed_again_and_again(places, undisturbed, tmp_path):
     folder = tmp_path / "run"
-    both = ["checkpoint.safetensors", "previous.safetensors"]
-    for place, left in (
-        (("write", 1, 0.4), []),  # config.json
-        (("write", 7, 0.7), both[:1]),  # the second checkpoint
-        (("replace", 2, 0.9), both[1:]),  # between its two renames, after metrics.jsonl
-        (("replace", 2, 0.9), both),  # it is complete, its pictures are not
-        (("write", 4, 0.5), both),  # these pictures, which are made up for
-        (("update", 2, 0.9), both),
-    ):
+    for place, left in places:
         killed_inside(folder, *place)
         assert sorted(p.name for p in folder.glob("*.safetensors")) == left, place
     finish(folder)
@@ -147,15 +151,19 @@ def test_a_signal_saves_and_leaves(undisturbed, tmp_path):
     assert last(folder) == last(undisturbed)
 
 
-def test_writes_that_fail_leave_the_last_checkpoint(undisturbed, tmp_path):
+FAILING = (  # one after the other in a run
+    ("full:write:7:0.5", "checkpoint.safetensors", "File too large"),  # of step 6
+    ("full:write:3:0.5", "loss.png", "File too large"),
+    ("readonly:update:1:0", "checkpoint.safetensors", "Permission denied"),
+    ("full:update:2:0", "metrics.jsonl", "File too large"),
+)
+
+
+@pytest.mark.parametrize("faults", [FAILING[:1], pytest.param(FAILING, marks=pytest.mark.full)], ids=["one", "all"])
+def test_writes_that_fail_leave_the_last_checkpoint(faults, undisturbed, tmp_path):
     """They really fail: the system refuses to let a file grow, or to let one be made."""
     folder = tmp_path / "run"
-    for fault, file, reason in (
-        ("full:write:7:0.5", "checkpoint.safetensors", "File too large"),  # of step 6
-        ("full:write:3:0.5", "loss.png", "File too large"),
-        ("readonly:update:1:0", "checkpoint.safetensors", "Permission denied"),
-        ("full:update:2:0", "metrics.jsonl", "File too large"),
-    ):
+    for fault, file, reason in faults:
         done = meet(fault, folder)
         folder.chmod(0o755)
         line = done.stderr.splitlines()[-1]

@@ -97,7 +97,7 @@ def check(kind, demo, steps):
     )
 
 
-@pytest.mark.parametrize("kind", small_models.SMALL)
+@pytest.mark.parametrize("kind", ["gan", "gpt"])
 def test_memory_and_step_time_stay_as_they_were(kind):
     check(kind, demo=False, steps=150)
 
