@@ -1,11 +1,28 @@
-"""The README's figures are the demo's; what else it says is judged with the other pages, in tests/test_pages.py."""
+"""The figures of the README and of docs/results.md are the recorded ones; other pages: tests/test_pages.py."""
 
 import json
 import re
 
+from bench.gpu.report import devices
+from bench.parity.tables import load_ledger
+from core.table import TABLE, Kernel
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_one_page():
+    assert README.count("\n") <= 120
+    assert "**No kernel has run on a GPU yet**" in README.partition("##")[0] or devices()
+
+
+def test_its_evidence_is_what_was_recorded():
+    _, rows = load_ledger()
+    failed = sum(not row.passed for row in rows)
+    assert f"{len(rows):,} comparisons with PyTorch, {failed} failed" in README
+    kernels = [name for name, row in TABLE.items() if isinstance(row.kernels.get("cuda"), Kernel)]
+    assert f"{len(kernels)} operations have one" in README
 
 
 def test_quoted_figures_are_the_recorded_ones():
@@ -18,4 +35,4 @@ def test_quoted_figures_are_the_recorded_ones():
         "nats a character": round(recorded["gpt"]["figures"]["nats_per_character"], 3),
     }
     for words, value in quoted.items():
-        assert re.search(rf"{words} \*\*{re.escape(str(value))}\*\*", README), f"README should say {words} **{value}**"
+        assert re.search(rf"{words} \*\*{re.escape(str(value))}\*\*", RESULTS), f"should say {words} **{value}**"

@@ -5,7 +5,7 @@ assay bench ops [PATTERN] single operations beside PyTorch's
 assay bench scaling    time and memory of attention and linear cross entropy as they grow, and a picture
 assay bench distributed  training steps of 1 and 2 ranks, what their sums take, and what a model says they take
 assay bench presets    parameters and seconds a training step of every model and preset, as a Markdown table
-assay bench report     the tables, pages and pictures of bench/results again, each GPU's too, and the README's
+assay bench report     the tables, pages and pictures of bench/results again, each GPU's too, and docs/results.md
 """
 
 import resource

@@ -1,4 +1,4 @@
-"""What `make bench` measured on a CPU, as tables: bench/results/cpu.md, and the README's between its two marks."""
+"""What `make bench` measured on a CPU, as tables: bench/results/cpu.md, and the block in docs/results.md."""
 
 import json
 
@@ -59,7 +59,7 @@ def markdown() -> str:
     return "\n".join(text) + "\n"
 
 
-def readme_block() -> str:
+def results_block() -> str:
     return "\n".join([MARKS[0], "", *steps_table(), "", MARKS[1]])
 
 
@@ -72,7 +72,7 @@ def put_block(page, marks, block):
     page.write_text(before + block + after, encoding="utf-8")
 
 
-def write(readme=ROOT / "README.md"):
-    """The page, and the README's table."""
+def write():
+    """The page, and the table of docs/results.md."""
     SPEED_MD.write_text(markdown(), encoding="utf-8")
-    put_block(readme, MARKS, readme_block())
+    put_block(ROOT / "docs" / "results.md", MARKS, results_block())

@@ -1,6 +1,6 @@
-"""What `make gpu-check` measured, as tables: bench/results/<gpu>/README.md, and the README's between its two marks.
+"""What `make gpu-check` measured, as tables: bench/results/<gpu>/README.md, and the block in docs/results.md.
 
-Where no device has left results the README's block says so: it is made from what is there, and cannot claim more.
+Where no device has left results, the block says so: it is made from what is there, and cannot claim more.
 """
 
 import json
@@ -180,19 +180,19 @@ def page(d: Device) -> str:
     return "\n".join(text) + "\n"
 
 
-def readme_block(results=RESULTS) -> str:
-    """The README's block, marks included."""
+def results_block(results=RESULTS) -> str:
+    """The block of docs/results.md, marks included."""
     found = devices(results)
     parts = [] if found else [NOTHING]
     for d in found:
-        where = f"bench/results/{d.folder.name}/README.md"
+        where = f"../bench/results/{d.folder.name}/README.md"
         parts.append(f"On {d.name} ({machine(d)}); [all rows]({where}), operations and losing ones included:")
         parts.append("\n".join(steps_table(d, full=False)))
     return "\n\n".join([MARKS[0], *parts, MARKS[1]])
 
 
-def write(readme=ROOT / "README.md", results=RESULTS):
-    """A page for each device, and the README's block."""
+def write(page_of_all=ROOT / "docs" / "results.md", results=RESULTS):
+    """A page for each device, and the block of docs/results.md."""
     for d in devices(results):
         (d.folder / "README.md").write_text(page(d), encoding="utf-8")
-    put_block(readme, MARKS, readme_block(results))
+    put_block(page_of_all, MARKS, results_block(results))

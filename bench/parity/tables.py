@@ -2,7 +2,7 @@
 
 assay bench report         everything below again, from the files in bench/results
 
-parity.json          -> parity.md, parity.html, and the README's table between its two marks
+parity.json          -> parity.md, parity.html, and the table of docs/results.md between its two marks
 trajectories.json    -> docs/images/trajectory-<model>.png
 """
 
@@ -120,16 +120,11 @@ def sentence(ledger, rows) -> str:
     )
 
 
-def readme_block() -> str:
-    """The README's parity table, marks included."""
+def results_block() -> str:
+    """The parity tables of docs/results.md, marks included."""
     ledger, rows = load_ledger()
     parts = [sentence(ledger, rows), "\n".join(summary(rows)), "\n".join(curves(load_trajectories()))]
     return "\n\n".join([MARKS[0], *parts, MARKS[1]])
-
-
-def write_readme(path=ROOT / "README.md"):
-    """Put the block between the README's marks."""
-    put_block(path, MARKS, readme_block())
 
 
 def markdown(ledger, rows, trajectories) -> str:
@@ -224,11 +219,11 @@ def _visible(x):
 
 
 def write_parity():
-    """Tables, page, pictures and the README's block, from the two recorded files."""
+    """The report, its page, pictures and the block of docs/results.md, from the two recorded files."""
     ledger, rows = load_ledger()
     trajectories = load_trajectories()
     PARITY_MD.write_text(markdown(ledger, rows, trajectories), encoding="utf-8")
     PARITY_HTML.write_text(page(ledger, rows, trajectories), encoding="utf-8")
     for kind in dict.fromkeys(t.kind for t in trajectories):
         draw(kind, [t for t in trajectories if t.kind == kind])
-    write_readme()
+    put_block(ROOT / "docs" / "results.md", MARKS, results_block())

@@ -76,7 +76,7 @@ TARGETS = [
 README = """\
 <!-- gpu: made by `make report` -->
 
-On some-gpu (driver_version 570.1, torch 2.11, numpy 2.5); [all rows](bench/results/some-gpu/README.md), operations and losing ones included:
+On some-gpu (driver_version 570.1, torch 2.11, numpy 2.5); [all rows](../bench/results/some-gpu/README.md), operations and losing ones included:
 
 | training step | precision | ours | host | memory | best peer | peer / ours |
 |---|---|---:|---:|---:|---|---:|
@@ -109,7 +109,7 @@ def test_every_line_of_a_table_has_its_columns(results):
         assert {line.count("|") for line in lines} == {lines[0].count("|")}
 
 
-def test_writing_makes_a_page_and_the_readmes_block(results):
+def test_writing_makes_a_page_and_the_block_of_all_results(results):
     readme = results / "README.md"
     readme.write_text("before\n<!-- gpu: made by `make report` -->\nold\n<!-- end of gpu -->\nafter\n")
     report.write(readme, results)
@@ -122,28 +122,27 @@ def test_writing_makes_a_page_and_the_readmes_block(results):
         report.write(readme, results)
 
 
-def test_without_results_the_readme_says_so(tmp_path):
-    """The committed README has what is made from the committed results, so that it cannot claim more."""
-    assert "**Not measured on a GPU yet.**" in report.readme_block(tmp_path)
-    assert report.readme_block() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_without_results_the_page_says_so(tmp_path):
+    """The committed page has what is made from the committed results, so that it cannot claim more."""
+    assert "**Not measured on a GPU yet.**" in report.results_block(tmp_path)
+    assert report.results_block() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_every_target_has_rows_peers_and_a_pass_that_measure_it():
     """Of the rows that a run on a device is asked for; a dry run shows which passes they hold (test_interpreter.py)."""
     from bench.gpu import contenders, kernels, steps
-    from bench.gpu.device import PRECISIONS
+    from bench.gpu.device import PRECISIONS, Device
     from bench.parity.cases import BY_NAME
 
-    class GPU:
-        dry = False
-
+    gpu = Device.__new__(Device)  # without looking for one
+    gpu.dry = False
     rows = [
         {"case": c.name, "precision": p.name, "who": who}
         for p in PRECISIONS
-        for c in kernels.chosen(GPU, p)
+        for c in kernels.chosen(gpu, p)
         for who in contenders.contenders(c)
     ]
-    rows += steps.jobs(GPU)
+    rows += steps.jobs(gpu)
     convolves = lambda row: "case" in row and BY_NAME[row["case"]].op in contenders.CONVOLUTIONS
     for target in targets.TARGETS:
         named = [r for r in rows if targets.applies(target, r) and targets.fnmatchcase(r["who"], target.over)]
