@@ -14,7 +14,7 @@ help:
 	@echo "make test      the test suite"
 	@echo "make test-all  the same and everything that takes longer"
 	@echo "make bench     time the training steps and operations beside PyTorch's, on an idle machine (half an hour)"
-	@echo "make parity    judge everything against PyTorch again and write the ledger, bench/results/parity.md and .html"
+	@echo "make parity    test everything against PyTorch again and write the parity report, bench/results/parity.md and .html"
 	@echo "make gpu-check what only an NVIDIA GPU can prove (PART=, OUT=, LIMIT=; DRY=1 walks through it without one)"
 	@echo "make report    all tables, pages and pictures again, from what is recorded"
 	@echo "make docs      all pages and the API as a site: open site/index.html"

@@ -1,9 +1,8 @@
 """The least time that a GPU could take: the work a case cannot do without, over what the device is sold for.
 
 Work is counted from shapes: flops of products that nothing spares (taps inside the image only, keys that a causal mask
-leaves), bytes of every input read once and every result written once, and no more, whatever our kernels or the peers
-read again. A floor is the larger of the two times. Peaks are the vendors' own, dense, at boost clocks.
-"""
+leaves), bytes of every input read once and every result written once, and no more, whatever our kernels or the
+baselines read again. A floor is the larger of the two times. Peaks are the vendors' own, dense, at boost clocks."""
 
 import math
 from typing import NamedTuple

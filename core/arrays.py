@@ -50,7 +50,7 @@ def device_of(x: Array) -> str:
 
 
 def share_memory(x: Array, y: Array) -> bool:
-    """Whether writing to one may change the other (judged by the memory they span)."""
+    """Whether writing to one may change the other (decided by the memory they span)."""
     return x is y or array_module(x, y).may_share_memory(x, y)
 
 

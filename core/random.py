@@ -88,7 +88,7 @@ def current() -> Generator:
 def record():
     """`with core.random.record() as draws:` collects every draw made inside, in order, as arrays.
 
-    Dropout masks are boolean (True = kept), normals and uniforms floating: enough to feed a PyTorch twin."""
+    Dropout masks are boolean (True = kept), normals and uniforms floating: enough to feed a PyTorch counterpart."""
     draws: list = []
     with scoped((_draws, draws)):
         yield draws

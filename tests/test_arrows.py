@@ -137,7 +137,7 @@ def test_no_modules_import_each_other_in_a_circle():
     assert not wrong, "\n".join(wrong)
 
 
-PLANTED = [
+FORBIDDEN = [
     ("core.check", "import kernels.launch", "core/check.py:1: imports kernels.launch"),
     ("kernels.launch", "def f():\n    from models import datasets", "kernels/launch.py:2: imports models.datasets"),
     ("models.gan", "from bench.parity import rule", "models/gan.py:1: imports bench.parity.rule"),
@@ -155,11 +155,11 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("module", "line", "named"), PLANTED, ids=[f"{m}: {n}" for m, _, n in PLANTED])
-def test_a_planted_import_is_found_and_its_line_is_named(module, line, named):
+@pytest.mark.parametrize(("module", "line", "named"), FORBIDDEN, ids=[f"{m}: {n}" for m, _, n in FORBIDDEN])
+def test_a_forbidden_import_is_found_and_its_line_is_named(module, line, named):
     place, tree = parse()[module]
-    planted = imports(module, place, ast.Module([*ast.parse(line).body, *tree.body], type_ignores=[]))
-    before, after = complaints(every_import()), complaints({**every_import(), **planted})
+    added = imports(module, place, ast.Module([*ast.parse(line).body, *tree.body], type_ignores=[]))
+    before, after = complaints(every_import()), complaints({**every_import(), **added})
     assert any(named in complaint for complaint in set(after) - set(before))
 
 

@@ -4,7 +4,7 @@ import json
 import re
 
 from bench.gpu.report import devices
-from bench.parity.tables import load_ledger
+from bench.parity.tables import load_report
 from core.table import TABLE, Kernel
 from tests import ROOT
 
@@ -18,7 +18,7 @@ def test_the_readme_is_one_page():
 
 
 def test_its_evidence_is_what_was_recorded():
-    _, rows = load_ledger()
+    _, rows = load_report()
     failed = sum(not row.passed for row in rows)
     assert f"{len(rows):,} comparisons with PyTorch, {failed} failed" in README
     kernels = [name for name, row in TABLE.items() if isinstance(row.kernels.get("cuda"), Kernel)]

@@ -1,4 +1,5 @@
-"""Rows that are no cases of the judge: an optimiser's step, which has no gradient, and dropout that draws its own bits.
+"""Rows that are no cases of the accuracy test: an optimiser's step, which has no gradient, and dropout that draws its
+own bits.
 
 Beside torch's fused Adam and its dropout. An Adam step is checked against the float64 one written out below; of dropout
 what can be compared is what it promises: each number is 0 or x / (1 - p), and about p of them are 0.
@@ -18,7 +19,7 @@ LR, BETAS, EPS = 1e-3, (0.9, 0.999), 1e-8
 
 
 class Timed(NamedTuple):
-    """What is timed, as peers.Run; without a backward pass `both` is None."""
+    """What is timed, as contenders.Run; without a backward pass `both` is None."""
 
     forward: Callable
     both: Callable | None = None

@@ -1,4 +1,4 @@
-"""A training step beside its twin in PyTorch: `assay bench step MODEL [--preset P] --batch N [--compile]`.
+"""A training step beside its counterpart in PyTorch: `assay bench step MODEL [--preset P] --batch N [--compile]`.
 
 Each side has a process of its own, and they take turns (bench/cpu/turns.py). torch has its best setting: fused Adam,
 and of OMP_WAIT_POLICY active and passive, and for images of both memory formats, what is fastest in a first round; if

@@ -30,32 +30,32 @@ def stepper(args):
     config = MODELS[args.model].Config.preset(args.preset, **({"batch": args.batch} if args.batch else {}))
     trainer = MODELS[args.model](config)
     batches = [tuple(np.array(a) for a in batch) for batch in itertools.islice(trainer.batches("train"), 4)]
-    step = trainer.step if args.side == "ours" else twin_of(trainer, args, batches[0]).step
+    step = trainer.step if args.side == "ours" else counterpart_of(trainer, args, batches[0]).step
     for batch in batches[:2]:
         step(batch)
     reset_peak()
     return lambda steps: {"seconds": [timed(step, batches[i % 4]) for i in range(steps)], "peak": peak()}
 
 
-def twin_of(trainer, args, batch):
-    """The trainer's twin in torch, after a step in which both had the same losses."""
+def counterpart_of(trainer, args, batch):
+    """The trainer's counterpart in torch, after a step in which both had the same losses."""
     import torch
 
-    from bench.torch_models import TWINS
+    from bench.torch_models import COUNTERPARTS
 
     torch.set_num_threads(args.threads)
-    twin = TWINS[args.model](trainer, memory_format=getattr(torch, args.format), fused=True)
+    counterpart = COUNTERPARTS[args.model](trainer, memory_format=getattr(torch, args.format), fused=True)
     with random.record() as draws:
         ours = trainer.step(batch)
-    theirs = twin.step(batch, draws)
-    twin.feed(None)
+    theirs = counterpart.step(batch, draws)
+    counterpart.feed(None)
     for name, value in theirs.items():
         if not abs(ours[name] - value) <= TOLERANCE * max(1, abs(value)):
             raise ValueError(f"{name} is {ours[name]} with us and {value} with torch: nothing is timed")
     if args.compile:
-        for name in twin.PARTS:
-            setattr(twin, name, torch.compile(getattr(twin, name)))
-    return twin
+        for name in counterpart.PARTS:
+            setattr(counterpart, name, torch.compile(getattr(counterpart, name)))
+    return counterpart
 
 
 def operations(args):

@@ -8,7 +8,7 @@ run is reported "not run: reason", never as a pass. --dry walks the same lines w
 interpreter on NumPy arrays and a few cases: it finds mistakes in this file, and proves nothing about a GPU.
 
     smoke      one kernel through the driver, twice (Triton's own path and the short one), against NumPy
-    parity     every case with kernels on CuPy arrays, float32 and float16, judged against torch on this GPU with TF32
+    parity     every case with kernels on CuPy arrays, float32 and float16, tested against torch on this GPU with TF32
                off, and a second run of each that must give the same bits
     sanitizer  compute-sanitizer over a small case of every operation
     kernels    forward and backward of the models' layers, ours beside torch, cuDNN, SDPA and Liger (bench/gpu)
@@ -68,7 +68,7 @@ def smoke(device, until):
 
 
 def parity(device, until):
-    """The judge, on the device; the same bits twice."""
+    """The accuracy test, on the device; the same bits twice."""
     for precision in device.precisions():
         device.set_torch(precision)
         for case in chosen(device, CASES):
@@ -76,10 +76,10 @@ def parity(device, until):
             if time.monotonic() > until:
                 yield {**row, "passed": False, "fault": "not run: out of time"}
             else:
-                yield from ({**row, **found} for found in _judged_twice(device, case, precision))
+                yield from ({**row, **found} for found in _compared_twice(device, case, precision))
 
 
-def _judged_twice(device, case, precision):
+def _compared_twice(device, case, precision):
     runs = []
 
     def subject(case, arrays, dys):
@@ -88,7 +88,7 @@ def _judged_twice(device, case, precision):
 
     try:
         dtype, most = np.dtype(precision.dtype), 1 if device.dry else 8
-        found = comparing.judged(case, dtype, subject=subject, device=device.torch, most=most)
+        found = comparing.comparisons(case, dtype, subject=subject, device=device.torch, most=most)
     except dispatch.KernelLimit as limit:
         return [{"case": case.name, "what": "all", "passed": True, "fault": f"limit: {limit}"}]
     except Exception as error:

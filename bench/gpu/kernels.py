@@ -1,9 +1,9 @@
-"""The part `kernels`: times of the models' layers, ours beside every peer's, after all their answers were checked.
+"""The part `kernels`: times of the models' layers, ours beside every baseline's, after all their answers were checked.
 
 A row is one contender on one case in one precision: its largest error against float64, and for each pass milliseconds
 (a cold L2, the median with its 20 % and 80 % quantiles), the host's milliseconds, the floor and the part of it that was
-reached, and the memory that the call held beside its inputs. Our rows also hold the ratio to the best peer; over 1 we
-are faster. Losing rows stay.
+reached, and the memory that the call held beside its inputs. Our rows also hold the ratio to the best baseline; over 1
+we are faster. Losing rows stay.
 
 Ours run in one child process, torch's in another (torch.compile and Liger want Triton with torch's driver, ours is
 CuPy's). Before anything is timed our kernels are compiled by several processes at once; torch.compile comes last.
@@ -21,7 +21,7 @@ from bench.parity import comparing, rule
 from bench.parity.cases import BENCH, BY_NAME, DEVICE
 
 TIMING = 90  # seconds for one question
-SAME = 0.05  # a peer whose largest error is above this computes something else
+SAME = 0.05  # a baseline whose largest error is above this computes something else
 LARGE_TIMING = 300  # of a shape that only a GPU is asked: its inputs alone take half a minute to draw
 PASSES = ("forward", "forward and backward", "weight gradient")  # the last of convolutions, where it can be had alone
 DRY = (  # small relatives of the benches' cases
@@ -73,26 +73,26 @@ def large(name) -> bool:
 
 
 def compare(rows):
-    """Put the ratio to the best peer so far into our row of the case that the last row is about."""
+    """Put the ratio to the best baseline so far into our row of the case that the last row is about."""
     same = [r for r in rows if r["passed"] and (r["case"], r["precision"]) == (rows[-1]["case"], rows[-1]["precision"])]
     ours = next((r for r in same if r["who"] == "ours"), None)
     if ours is None:
         return
     for name in PASSES:
-        peers = [r for r in same if r["who"] != "ours" and name in r]
-        if peers and name in ours:
-            best = min(peers, key=lambda r: r[name]["ms"])
+        baselines = [r for r in same if r["who"] != "ours" and name in r]
+        if baselines and name in ours:
+            best = min(baselines, key=lambda r: r[name]["ms"])
             ratio = round(best[name]["ms"] / max(ours[name]["ms"], 1e-9), 3)
-            ours[name].update(ratio=ratio, best_peer=best["who"])
+            ours[name].update(ratio=ratio, best_baseline=best["who"])
 
 
 def summary(rows):
-    """A line for each of our rows: time, part of the floor, ratio to the best peer."""
+    """A line for each of our rows: time, part of the floor, ratio to the best baseline."""
     for row in rows:
         if row["passed"] and row.get("who") == "ours":
             for name, r in ((name, row[name]) for name in PASSES if name in row):
                 part = f", {100 * r['of_floor']:.0f} % of the floor by {r['of']}" if "of" in r else ""
-                ratio = f", {r['ratio']} x {r['best_peer']}" if "ratio" in r else ""
+                ratio = f", {r['ratio']} x {r['best_baseline']}" if "ratio" in r else ""
                 yield f"  {row['case']} {row['precision']} {name}: {r['ms']} ms{part}{ratio}, error {row['error']:.1e}"
 
 
@@ -139,7 +139,7 @@ def timed(device, case, precision, who) -> dict:
     device.set_torch(precision)
     arrays, dys, oracle = known(case.name, precision, of_oracle(device, case.name))
     results = contenders.make(device, who, case, arrays, dys, precision).results()
-    right = judged(device, case, precision) if who == "ours" else same(case, arrays, results, oracle, precision)
+    right = checked(device, case, precision) if who == "ours" else same(case, arrays, results, oracle, precision)
     row = {"error": right, "tf32": precision.tf32}
     work, peak = roofline.work(case, arrays, results), roofline.peaks(device.name)
     run = contenders.make(device, who, case, arrays, dys, precision)  # Liger has written over the last one's inputs
@@ -158,18 +158,18 @@ def timed(device, case, precision, who) -> dict:
 
 
 def check_weight(dw, oracle, right):
-    """What computes a weight gradient alone must have the one that was judged: cuDNN may add in another order."""
+    """What computes a weight gradient alone must have the one that was tested: cuDNN may add in another order."""
     off = float(rule.errors(dw, oracle).max())
     if not off <= 2 * right:
         raise ArithmeticError(f"the weight gradient alone is {off:.1e} off, should be at most {2 * right:.1e}")
 
 
-def judged(device, case, precision) -> float:
-    """Our largest error against float64, once the judge has let all outputs and gradients pass."""
+def checked(device, case, precision) -> float:
+    """Our largest error against float64, once the accuracy test has let all outputs and gradients pass."""
     run = functools.partial(device.run, tf32=precision.tf32)
     most = 1 if device.dry else comparing.MOST
     where = {"device": device.torch, "oracle": of_oracle(device, case.name)}
-    found = comparing.judged(case, np.dtype(precision.dtype), subject=run, most=most, **where)
+    found = comparing.comparisons(case, np.dtype(precision.dtype), subject=run, most=most, **where)
     for c in found:
         if c.verdict.fault:
             raise ArithmeticError(f"{c.what}: {c.verdict.fault}")
@@ -177,7 +177,7 @@ def judged(device, case, precision) -> float:
 
 
 def same(case, arrays, results, oracle, precision) -> float:
-    """A peer's largest error against float64, if it computes the same thing at all."""
+    """A baseline's largest error against float64, if it computes the same thing at all."""
     nobody = [[None] * len(part) for part in oracle]
     draws = comparing.drawn(case, arrays, results, oracle, nobody)
     verdicts = {what: rule.assess([draw], precision.dtype) for what, draw in draws.items()}

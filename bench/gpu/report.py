@@ -51,8 +51,8 @@ def devices(results=RESULTS) -> list[Device]:
 
 
 def ratio(figures) -> str:
-    """The best peer's name, and the ratio to it."""
-    return f"{figures['best_peer']} | **{figures['ratio']:.2f}**" if "ratio" in figures else "none | "
+    """The best baseline's name, and the ratio to it."""
+    return f"{figures['best_baseline']} | **{figures['ratio']:.2f}**" if "ratio" in figures else "none | "
 
 
 def verdicts(row, rows, only=None) -> str:
@@ -67,7 +67,7 @@ def verdict(target, found) -> str:
 
 
 def others(row, rows) -> str:
-    """The peers' own times, or why there are none."""
+    """The baselines' own times, or why there are none."""
     same = [r for r in rows if targets.key(r) == targets.key(row) and r["who"] != "ours"]
     return "; ".join(f"{r['who']} {r['ms']:.3f}" if r["passed"] else f"{r['who']}: {r['fault']}" for r in same)
 
@@ -82,7 +82,8 @@ def work(row) -> str:
 def kernels_table(d: Device) -> list[str]:
     """Single operations, a line for each pass."""
     lines = [
-        "| operation | precision | pass | ours | of the floor | best peer | peer / ours | error | memory | targets |",
+        "| operation | precision | pass | ours | of the floor | best baseline | baseline / ours | error | memory | "
+        "targets |",
         "|---|---|---|---:|---:|---|---:|---:|---:|---|",
     ]
     for row in d.ours("kernels"):
@@ -103,10 +104,10 @@ def kernels_table(d: Device) -> list[str]:
 
 
 def steps_table(d: Device, full: bool) -> list[str]:
-    """Training steps; `full` with all peers and targets."""
-    more = ("", "") if not full else (" all peers, ms | targets |", "---|---|")
+    """Training steps; `full` with all baselines and targets."""
+    more = ("", "") if not full else (" all baselines, ms | targets |", "---|---|")
     lines = [
-        f"| training step | precision | ours | host | memory | best peer | peer / ours |{more[0]}",
+        f"| training step | precision | ours | host | memory | best baseline | baseline / ours |{more[0]}",
         f"|---|---|---:|---:|---:|---|---:|{more[1]}",
     ]
     for row in d.ours("steps"):
@@ -123,7 +124,7 @@ def steps_table(d: Device, full: bool) -> list[str]:
 
 def samples_table(d: Device) -> list[str]:
     """Sampling: images of the GAN and the VAE, tokens of the GPT."""
-    lines = ["| sampling | precision | ours, a second | best peer | peer / ours |", "|---|---|---:|---|---:|"]
+    lines = ["| sampling | precision | ours, a second | best baseline | baseline / ours |", "|---|---|---:|---|---:|"]
     for row in d.ours("steps"):
         if row["task"] == "sample":
             what = "tokens" if row["model"] == "gpt" else "images"
@@ -138,7 +139,7 @@ def targets_table(d: Device) -> list[str]:
     for target in targets.TARGETS:
         part = "steps" if target.of == "step" else "kernels"
         rows = [r for r in d.ours(part) if targets.applies(target, r)]
-        found = [f for f in (targets.judged(target, r, d.rows(part)) for r in rows) if f is not None]
+        found = [f for f in (targets.measured(target, r, d.rows(part)) for r in rows) if f is not None]
         held = f", {target.memory:g} of its memory" if target.memory else ""
         goal = f"{target.of}, {target.goal:.2f} x {target.over}{held}"
         met = f"{sum(f.met for f in found)} | {min(f.ratio for f in found):.2f}" if found else "no row measures it | "
@@ -169,8 +170,8 @@ def page(d: Device) -> str:
     """Everything about one device."""
     text = [
         f"# Speed on {d.name}\n",
-        f"{machine(d)}. Made by `make gpu-check` and `make report`; [how to read it](../../../docs/gpu.md). Where peer "
-        "/ ours is above 1 we are faster; losing rows stay.\n",
+        f"{machine(d)}. Made by `make gpu-check` and `make report`; [how to read it](../../../docs/gpu.md). Where "
+        "baseline / ours is above 1 we are faster; losing rows stay.\n",
         *checks(d),
         *("\n## Training steps\n", *steps_table(d, full=True)),
         *("\n## Sampling\n", *samples_table(d)),

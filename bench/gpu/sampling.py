@@ -40,22 +40,23 @@ def _images(device, who, t, batch, precision) -> Side:
                 return other.sample(batch)
 
         return Side(difference(wanted, {"images": sample()}), lambda: sample)
-    twin, draw = _twin(device, t), draws[-1]
-    images = _without_gradients(lambda z: twin.images(z).cpu().numpy())
+    counterpart, draw = _counterpart(device, t), draws[-1]
+    images = _without_gradients(lambda z: counterpart.images(z).cpu().numpy())
     return Side(
-        difference(wanted, {"images": images(twin.tensor(draw))}), lambda: lambda: images(twin.normal(*draw.shape))
+        difference(wanted, {"images": images(counterpart.tensor(draw))}),
+        lambda: lambda: images(counterpart.normal(*draw.shape)),
     )
 
 
-def _twin(device, t) -> Any:
+def _counterpart(device, t) -> Any:
     import torch
 
-    from bench.torch_models import TWINS
+    from bench.torch_models import COUNTERPARTS
 
     form = torch.channels_last if t.kind in IMAGES else torch.contiguous_format
-    twin = TWINS[t.kind](t, memory_format=form, device=device.torch)
-    twin.model.eval()
-    return twin
+    counterpart = COUNTERPARTS[t.kind](t, memory_format=form, device=device.torch)
+    counterpart.model.eval()
+    return counterpart
 
 
 def _without_gradients(f):
@@ -80,10 +81,11 @@ def _text(device, who, t, batch, precision) -> Side:
 
         with dispatch.use(tf32=precision.tf32):
             return Side(difference(wanted, {"logits": _two_logits(other, prompt)}), lambda: write)
-    twin = _twin(device, t)
-    found = _without_gradients(_two_logits_of_twin)(twin, prompt)
+    counterpart = _counterpart(device, t)
+    found = _without_gradients(_two_logits_of_counterpart)(counterpart, prompt)
     return Side(
-        difference(wanted, {"logits": found}), lambda: lambda: _without_gradients(_written_by_twin)(twin, prompt)
+        difference(wanted, {"logits": found}),
+        lambda: lambda: _without_gradients(_written_by_counterpart)(counterpart, prompt),
     )
 
 
@@ -94,9 +96,11 @@ def _two_logits(t, prompt):
         return np.stack([t.model.next_logits(t.xp.asarray(ids), caches) for ids in (prompt, prompt[:, -1:])])
 
 
-def _two_logits_of_twin(twin, prompt):
-    caches = twin.model.caches(len(prompt))
-    return np.stack([twin.model.next_logits(twin.tensor(ids), caches).cpu() for ids in (prompt, prompt[:, -1:])])
+def _two_logits_of_counterpart(counterpart, prompt):
+    caches = counterpart.model.caches(len(prompt))
+    return np.stack(
+        [counterpart.model.next_logits(counterpart.tensor(ids), caches).cpu() for ids in (prompt, prompt[:, -1:])]
+    )
 
 
 def _written(t, prompt):
@@ -108,11 +112,11 @@ def _written(t, prompt):
     return np.concatenate(ids, axis=1)
 
 
-def _written_by_twin(twin, prompt):
+def _written_by_counterpart(counterpart, prompt):
     import torch
 
-    caches, ids, new = twin.model.caches(len(prompt)), [], twin.tensor(prompt)
-    for _ in range(twin.config.context - PROMPT):
-        new = twin.model.next_logits(new, caches).argmax(-1)[:, None]
+    caches, ids, new = counterpart.model.caches(len(prompt)), [], counterpart.tensor(prompt)
+    for _ in range(counterpart.config.context - PROMPT):
+        new = counterpart.model.next_logits(new, caches).argmax(-1)[:, None]
         ids.append(new)
     return torch.cat(ids, 1).cpu().numpy()

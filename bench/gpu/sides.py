@@ -135,87 +135,89 @@ def difference(wanted: dict, found: dict) -> float:
 def _torch(device, who, begin, precision) -> Side:
     import torch
 
-    from bench.torch_models import TWINS
+    from bench.torch_models import COUNTERPARTS
 
     form = torch.channels_last if begin.trainer.kind in IMAGES and who != EAGER else torch.contiguous_format
     how = {"memory_format": form, "fused": True, "device": device.torch}
     how |= {"scale": SCALE} if precision.dtype == "float16" else {}
 
     def new(**options):
-        twin = TWINS[begin.trainer.kind](begin.trainer, **how, **options)
-        twin.feed(None)
-        return twin
+        counterpart = COUNTERPARTS[begin.trainer.kind](begin.trainer, **how, **options)
+        counterpart.feed(None)
+        return counterpart
 
     def build():
-        twin = prepared(device, who, new, begin)
-        turn = itertools.cycle([_pinned(device, twin, batch) for batch in begin.batches])
+        counterpart = prepared(device, who, new, begin)
+        turn = itertools.cycle([_pinned(device, counterpart, batch) for batch in begin.batches])
         if who == GRAPH:  # its buffers are on the device already
-            return lambda: twin.advance(*next(turn))
-        return lambda: twin.advance(*(x.to(device.torch, non_blocking=True) for x in next(turn)))
+            return lambda: counterpart.advance(*next(turn))
+        return lambda: counterpart.advance(*(x.to(device.torch, non_blocking=True) for x in next(turn)))
 
     off = difference(begin.losses, new().step(begin.batches[0], begin.draws))
     if who == GRAPH:
         off = max(off, _from_one_seed(begin, new(), prepared(device, who, new, begin)))
     elif who in MODES:
         with _comparable_draws():
-            twins = new(), prepared(device, who, new, begin)
-            off = max(off, _from_one_seed(begin, *map(_without_dropout, twins)))
+            counterparts = new(), prepared(device, who, new, begin)
+            off = max(off, _from_one_seed(begin, *map(_without_dropout, counterparts)))
     return Side(off, build)
 
 
-def _from_one_seed(begin, *twins) -> float:
-    """How far apart the losses are of two twins' first steps, which draw by themselves."""
+def _from_one_seed(begin, *counterparts) -> float:
+    """How far apart the losses are of two counterparts' first steps, which draw by themselves."""
     import torch
 
     losses = []
-    for twin in twins:
+    for counterpart in counterparts:
         torch.manual_seed(SEED)
-        losses.append(twin.step(begin.batches[0]))
+        losses.append(counterpart.step(begin.batches[0]))
     return difference(*losses)
 
 
-def _without_dropout(twin):
+def _without_dropout(counterpart):
     """Compiled code may draw masks in another order or layout than eager code, whatever it is told."""
     from bench.torch_models.base import Dropout
 
-    for module in twin.model.modules():
+    for module in counterpart.model.modules():
         if isinstance(module, Dropout):
             module.p = 0.0
-    return twin
+    return counterpart
 
 
-def _pinned(device, twin, batch) -> list:
-    """A batch on the host as the twin wants it, where the device can fetch it by itself."""
-    tensors = [twin.tensor(a).cpu() for a in batch]
+def _pinned(device, counterpart, batch) -> list:
+    """A batch on the host as the counterpart wants it, where the device can fetch it by itself."""
+    tensors = [counterpart.tensor(a).cpu() for a in batch]
     return tensors if device.dry else [x.pin_memory() for x in tensors]
 
 
 def prepared(device, who, new, begin) -> Any:
-    """A new twin, its step compiled or captured."""
-    twin = new(capturable=who == GRAPH)
+    """A new counterpart, its step compiled or captured."""
+    counterpart = new(capturable=who == GRAPH)
     if who == GRAPH:
-        twin.train_step = captured(device, twin.train_step, [twin.tensor(a) for a in begin.batches[0]])
-        twin.restart(begin.trainer.model.state_dict())
+        counterpart.train_step = captured(
+            device, counterpart.train_step, [counterpart.tensor(a) for a in begin.batches[0]]
+        )
+        counterpart.restart(begin.trainer.model.state_dict())
     elif who in MODES:
-        compile_parts(device, twin, MODES[who])
-    return twin
+        compile_parts(device, counterpart, MODES[who])
+    return counterpart
 
 
-def compile_parts(device, twin, mode):
+def compile_parts(device, counterpart, mode):
     """torch.compile what leads from a batch to losses; a dry run only traces. Optimisers are one kernel already."""
     import torch
 
     torch._dynamo.reset()
     how: dict[str, Any] = {"backend": "eager"} if device.dry else {"mode": mode}
-    for name in twin.PARTS:
-        setattr(twin, name, torch.compile(getattr(twin, name), **how))
-    step = twin.train_step
+    for name in counterpart.PARTS:
+        setattr(counterpart, name, torch.compile(getattr(counterpart, name), **how))
+    step = counterpart.train_step
 
     def marked(*inputs):
         torch.compiler.cudagraph_mark_step_begin()  # what the last step gave out may be written over
         return step(*inputs)
 
-    twin.train_step = marked
+    counterpart.train_step = marked
 
 
 @contextlib.contextmanager

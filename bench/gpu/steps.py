@@ -3,7 +3,8 @@
 A row is one contender on one model in one precision: milliseconds of a step by the GPU's events around some steps in a
 row, the median with its 20 % and 80 % quantiles, without emptying the L2 between them; the host's time to start a step,
 and the wall's; the most memory that the library's allocator handed out, and what the driver has less of afterwards.
-Rows of sampling hold images or tokens a second. Our rows also hold the ratio to the best peer; over 1 we are faster.
+Rows of sampling hold images or tokens a second. Our rows also hold the ratio to the best baseline; over 1 we are
+faster.
 
 Ours run in one child process, then torch's in another, each question within a time limit; torch.compile comes last. A
 step is timed as users take it: kernels where they take the arguments, the reference elsewhere.
@@ -78,13 +79,13 @@ def cost(row) -> float:
 
 
 def compare(rows):
-    """Put the ratio to the best peer so far into our row of what the last row is about."""
+    """Put the ratio to the best baseline so far into our row of what the last row is about."""
     same = [r for r in rows if r["passed"] and [r[k] for k in KEYS] == [rows[-1][k] for k in KEYS]]
     ours = next((r for r in same if r["who"] == "ours"), None)
-    peers = [r for r in same if r["who"] != "ours"]
-    if ours and peers:
-        best = min(peers, key=cost)
-        ours.update(ratio=round(cost(best) / cost(ours), 3), best_peer=best["who"])
+    baselines = [r for r in same if r["who"] != "ours"]
+    if ours and baselines:
+        best = min(baselines, key=cost)
+        ours.update(ratio=round(cost(best) / cost(ours), 3), best_baseline=best["who"])
 
 
 def steps_summary(rows):
@@ -92,7 +93,7 @@ def steps_summary(rows):
     for row in rows:
         if row["passed"] and row.get("who") == "ours":
             rate = f"{row['per_second']:.0f} a second" if row["task"] == "sample" else f"{row['ms']} ms"
-            ratio = f", {row['ratio']} x {row['best_peer']}" if "ratio" in row else ""
+            ratio = f", {row['ratio']} x {row['best_baseline']}" if "ratio" in row else ""
             yield f"  {row['task']} {row['model']} {row['preset']} {row['batch']} {row['precision']}: {rate}{ratio}"
 
 

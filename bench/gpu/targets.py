@@ -1,4 +1,4 @@
-"""What we want to reach on a GPU: ratios to named peers, set before anything was measured, from figures that others
+"""What we want to reach on a GPU: ratios to named baselines, set before anything was measured, from figures that others
 published. A row that misses its target is marked in the report; a target that no row measures is listed as such."""
 
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ CONVOLUTIONS = ("conv2d/*", "conv_transpose2d/*")
 
 
 class Target(NamedTuple):
-    """The best of the peers `over` should take `goal` times as long as ours do, or longer."""
+    """The best of the baselines `over` should take `goal` times as long as ours do, or longer."""
 
     what: str
     rows: tuple  # patterns of names: a case, or a model and its preset
     precisions: tuple
-    over: str  # pattern of peers
+    over: str  # pattern of baselines
     goal: float
     of: str = "forward"  # a pass, or "step"
-    memory: float = 0.0  # the part of the peer's memory that ours may hold at most; 0: any
+    memory: float = 0.0  # the part of the baseline's memory that ours may hold at most; 0: any
 
 
 TARGETS = (
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     """What one of our rows makes of one target."""
 
     ratio: float
-    share: float | None  # of the peer's memory, where the target speaks of it
+    share: float | None  # of the baseline's memory, where the target speaks of it
     met: bool
 
 
@@ -79,14 +79,14 @@ def applies(target, row) -> bool:
     return named and row["precision"] in target.precisions and row.get("task", "step") == "step"
 
 
-def judged(target, row, rows) -> Found | None:
-    """Our row against the best of the target's peers; None where either was not measured."""
+def measured(target, row, rows) -> Found | None:
+    """Our row against the best of the target's baselines; None where either was not measured."""
     time = lambda r: figure(r, target.of, "ms")
-    peers = [r for r in rows if r["passed"] and key(r) == key(row) and r["who"] != "ours"]
-    peers = [r for r in peers if fnmatchcase(r["who"], target.over) and time(r) is not None]
-    if not row["passed"] or time(row) is None or not peers:
+    baselines = [r for r in rows if r["passed"] and key(r) == key(row) and r["who"] != "ours"]
+    baselines = [r for r in baselines if fnmatchcase(r["who"], target.over) and time(r) is not None]
+    if not row["passed"] or time(row) is None or not baselines:
         return None
-    best = min(peers, key=time)
+    best = min(baselines, key=time)
     ratio = round(time(best) / time(row), 3)
     if not target.memory:
         return Found(ratio, None, ratio >= target.goal)
@@ -97,6 +97,6 @@ def judged(target, row, rows) -> Found | None:
 def every(row, rows) -> Iterator[tuple[Target, Found]]:
     """All targets that a row of ours was measured for."""
     for target in TARGETS:
-        found = judged(target, row, rows) if applies(target, row) else None
+        found = measured(target, row, rows) if applies(target, row) else None
         if found is not None:
             yield target, found

@@ -71,7 +71,7 @@ def asked(worker, job: dict, until, limit, compile=False) -> dict:
         return {**job, "passed": False, "fault": "not run: out of time"}
     answer = worker.ask({**job, "compile": compile}, min(limit, left))
     if job["who"] != "ours" and not answer["passed"] and not answer["fault"].startswith("not run"):
-        answer["fault"] = f"not run: {answer['fault']}"  # a peer that fails is no fault of ours
+        answer["fault"] = f"not run: {answer['fault']}"  # a baseline that fails is no fault of ours
     return {**job, **answer}
 
 

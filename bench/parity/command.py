@@ -46,7 +46,7 @@ def report(rows) -> int:
     print(*failed, sep="\n", end="\n" if failed else "")
     for why, count in refused.items():
         print(f"{count} cases not supported: {why}")
-    print(f"{len(rows) - refused.total()} cases judged: {len(ratios)} comparisons pass, {len(failed)} fail")
+    print(f"{len(rows) - refused.total()} cases tested: {len(ratios)} comparisons pass, {len(failed)} fail")
     if ratios:
         print(f"median error where it passes: {np.median(ratios):.2f} of torch's")
     return len(failed)
@@ -56,7 +56,7 @@ def parser():
     p = Parser(
         prog="assay parity",
         description="Test a function of yours against a float64 oracle, by PyTorch's own error, on Assay's cases.",
-        epilog="The rule is in the docstring of bench/parity/rule.py; docs/judge-your-own.md has an example.",
+        epilog="The rule is in the docstring of bench/parity/rule.py; docs/your-own-function.md has an example.",
     )
     p.add_argument(
         "op", nargs="?", metavar="OP", help="the function of core.functional that yours stands for: attention, ..."

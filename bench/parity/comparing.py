@@ -1,7 +1,7 @@
 """One case computed three times: by us and by torch in the dtype under test, and by torch in float64 as the oracle.
 
 All three start from the same inputs, rounded to the dtype under test, and the same random dy. `compare` is what the
-tests call; `judged` gives the verdicts themselves, which the ledger writes down.
+tests call; `tested` gives the verdicts themselves, which the parity report writes down.
 """
 
 import zlib
@@ -21,7 +21,7 @@ AT_ONCE = 1 << 18  # ... unless that makes so many of the largest array
 
 
 class Comparison(NamedTuple):
-    """One judged array: "output 0" or "gradient of input 1" of a case, and which implementation made it."""
+    """One tested array: "output 0" or "gradient of input 1" of a case, and which implementation made it."""
 
     case: str
     what: str
@@ -30,15 +30,15 @@ class Comparison(NamedTuple):
 
 
 def compare(case, dtype, layout=None):
-    """Judge outputs and gradients of `case` in `dtype`, or raise AssertionError; `layout` may rearrange our inputs'
+    """Test outputs and gradients of `case` in `dtype`, or raise AssertionError; `layout` may rearrange our inputs'
     memory, not their values. Returns the comparisons."""
-    found = judged(case, dtype, layout)
+    found = comparisons(case, dtype, layout)
     for c in found:
         assert not c.verdict.fault, f"{c.case}: {c.what} in {c.verdict.dtype}: {c.verdict.fault}"
     return found
 
 
-def judged(case, dtype, layout=None, subject=None, device="cpu", most=MOST, oracle="cpu") -> list[Comparison]:
+def comparisons(case, dtype, layout=None, subject=None, device="cpu", most=MOST, oracle="cpu") -> list[Comparison]:
     """The comparisons of one case, whatever the verdicts. `subject(case, arrays, dys) -> (outputs, gradients)` may
     stand in for our own code; `device` is where torch is asked how accurate it is, `oracle` where it computes float64;
     at most `most` draws."""
@@ -64,7 +64,7 @@ def _one_draw(case, dtype, number, layout, subject, device, oracle) -> dict:
     arrays = case.arrays(dtype, number)
     draw_dys = lambda outputs: random_dys(case, outputs, dtype, number)
     *exact, dys = run_torch(case, case.oracle or case.torch, arrays, np.float64, draw_dys, oracle)
-    theirs = yardstick(case, arrays, dtype, dys, device) or [[None] * len(part) for part in exact]
+    theirs = baseline(case, arrays, dtype, dys, device) or [[None] * len(part) for part in exact]
     ours = subject(case, [layout(a) for a in arrays], dys)
     return drawn(case, arrays, ours, exact, theirs)
 
@@ -82,7 +82,7 @@ def drawn(case, arrays, ours, oracle, theirs) -> dict:
     return found
 
 
-def yardstick(case, arrays, dtype, dys, device):
+def baseline(case, arrays, dtype, dys, device):
     """torch in the dtype under test: (outputs, gradients), or None where it has no float16 implementation."""
     try:
         return run_torch(case, case.torch, arrays, dtype, lambda outputs: dys, device)[:2]

@@ -1,8 +1,8 @@
-"""The ledger's HTML page: one file, no library, works from disk."""
+"""The parity report's HTML page: one file, no library, works from disk."""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Assay: the parity ledger</title>
+<title>Assay: the parity report</title>
 <style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}
@@ -13,7 +13,7 @@ th:first-child,td:first-child,.l{text-align:left}
 input,select{font:inherit;padding:.2em .5em;margin-right:.6em}
 img{max-width:100%}
 </style></head><body>
-<h1>The parity ledger</h1>
+<h1>The parity report</h1>
 <p>@SENTENCE@</p>
 <p>Every value and gradient is compared with a float64 oracle, and so is PyTorch's own. <i>ratio</i> is our
 root-mean-square error over PyTorch's (at least eps/8): 1 is PyTorch's accuracy, less is better than that.

@@ -1,11 +1,11 @@
-"""The ledger: every judged comparison, written down. `make parity` makes it; bench/parity/tables.py turns it into
-tables.
+"""The parity report: every tested comparison, written down. `make parity` makes it; bench/parity/tables.py turns it
+into tables.
 
     assay parity --report                     all cases in three dtypes, the models' own sizes, whole models, curves
     assay parity --report --no-trajectories   keeps the recorded trajectories, which take most of the time
 
 bench/results/parity.json holds one row a comparison: case, what, dtype, backend, entries, our max and rms error,
-torch's (null where it has no peer), and whether it passed. Errors are kept to three digits.
+torch's (null where it has no baseline), and whether it passed. Errors are kept to three digits.
 """
 
 import datetime
@@ -17,9 +17,9 @@ import torch
 
 from bench.parity import tables, trajectories
 from bench.parity.cases import BENCH, CASES
-from bench.parity.comparing import Comparison, judged
+from bench.parity.comparing import Comparison, comparisons
 from bench.parity.rule import Verdict
-from bench.parity.whole_models import SETTINGS, judged_steps
+from bench.parity.whole_models import SETTINGS, compared_steps
 from core.dispatch import use
 from core.table import TABLE, Kernel
 from models.training.progress import progress
@@ -30,15 +30,15 @@ COLUMNS = ("case", "what", "dtype", "backend", "entries", "max", "rms", "torch_m
 
 
 def jobs() -> list:
-    """(name, function that gives comparisons), for everything that is judged."""
+    """(name, function that gives comparisons), for everything that is tested."""
     cases = [(case, dtype) for dtype in DTYPES for case in CASES] + [(case, "float32") for case in BENCH]
     both = [(*pair, mode) for pair in cases for mode in _modes(*pair)]
     operations = [(f"{case.name} {d} {mode}", lambda c=case, d=d, m=mode: attempt(c, d, m)) for case, d, mode in both]
-    return operations + [(f"model {label}", lambda label=label: judged_steps(label)) for label in SETTINGS]
+    return operations + [(f"model {label}", lambda label=label: compared_steps(label)) for label in SETTINGS]
 
 
 def _modes(case, dtype) -> tuple:
-    """In float32 the CPU kernel of an operation is judged besides its reference."""
+    """In float32 the CPU kernel of an operation is tested besides its reference."""
     has_kernel = dtype == "float32" and isinstance(TABLE[case.op].kernels["cpu"], Kernel)
     return ("reference", "auto") if has_kernel else ("reference",)
 
@@ -47,7 +47,7 @@ def attempt(case, dtype, mode) -> list[Comparison]:
     """The comparisons of one case; a case that breaks down is a row that fails."""
     try:
         with use(mode):
-            return judged(case, np.dtype(dtype))
+            return comparisons(case, np.dtype(dtype))
     except Exception as error:
         return [Comparison(case.name, "all", "none", Verdict(f"{type(error).__name__}: {error}", dtype))]
 
@@ -86,7 +86,7 @@ def make(trajectories_too: bool) -> int:
             curves = trajectories.trajectories(kind)
             trajectories.save(curves)
             print(*map(trajectories.summary, curves), sep="\n")
-    tables.save_ledger({**machine(), "columns": COLUMNS, "rows": [row(c) for c in found]})
+    tables.save_report({**machine(), "columns": COLUMNS, "rows": [row(c) for c in found]})
     tables.write_parity()
     apart = [t for t in trajectories.load() if t.worst > 1]
     failed = sum(bool(c.verdict.fault) for c in found)

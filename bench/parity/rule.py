@@ -1,25 +1,25 @@
-"""The judge: parity relative to PyTorch's own error against a float64 oracle, never a hand-picked tolerance.
+"""The accuracy test: parity relative to PyTorch's own error against a float64 oracle, never a hand-picked tolerance.
 
 With inputs already rounded to the dtype under test, the oracle is float64 mathematics on them, never the code under
 test, and
 
     e(a) = |a - oracle| / max(|oracle|, rms(oracle))        over the entries where the rounded oracle is finite.
 
-The rms keeps an entry that is small by cancellation from being judged by its own size. Where rms(oracle) is below
+The rms keeps an entry that is small by cancellation from being measured by its own size. Where rms(oracle) is below
 1e-10 of the inputs' rms (a gradient that is truly zero), the inputs' rms takes its place, or 1 if that is 0 too.
 
     pass:       max e(ours) <= max(2 max e(torch), 8 eps)   and   rms e(ours) <= max(2 rms e(torch), 2 eps)
     float64:    max e(ours) <= 1e-12: it proves algebra, not rounding
-    no peer:    max e(ours) <= 2 eps, where torch has no implementation in this dtype
+    no baseline:    max e(ours) <= 2 eps, where torch has no implementation in this dtype
 
 eps is that of the dtype under test. Entries that are not finite in the oracle, once it is rounded to that dtype, must
 be of the same class and sign in ours, and ours must be finite elsewhere. Shape and dtype must be torch's.
 
-The max and the rms of a few entries are luck. So a small array is judged over as many draws of its inputs as give a
+The max and the rms of a few entries are luck. So a small array is tested over as many draws of its inputs as give a
 thousand entries, 32 at most, all as one array. Luck adds up in a whole model: there e(torch) is the largest among
 several runs of torch that differ in nothing but rounding (bench/parity/torch_runs.py). After an optimiser's step some
 draws are luck altogether: Adam divides by gradients near zero, and an activation may cross its kink in one run and not
-in another. There every draw is judged alone and the lower quartiles over the draws are compared (`typical`): a
+in another. There every draw is tested alone and the lower quartiles over the draws are compared (`typical`): a
 systematic error is in all of them.
 
 `assay parity OP FILE:FUNCTION` tests a function of yours by this rule on the same cases (bench/parity/yours.py).
@@ -38,7 +38,7 @@ class Draw(NamedTuple):
 
     ours: np.ndarray
     oracle: np.ndarray  # float64, or what torch makes of float64
-    theirs: np.ndarray | tuple | None = None  # torch in the dtype under test, or its runs; None: it has no peer
+    theirs: np.ndarray | tuple | None = None  # torch in the dtype under test, or its runs; None: it has no baseline
     inputs_rms: float = 1.0
 
 
@@ -50,13 +50,13 @@ class Error(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the judge found. `fault` is empty where the draws pass."""
+    """What the accuracy test found. `fault` is empty where the draws pass."""
 
     fault: str
     dtype: str
     entries: int = 0
     ours: Error = Error(0.0, 0.0)
-    theirs: Error | None = None  # None where torch has no peer
+    theirs: Error | None = None  # None where torch has no baseline
     allowed: Error = Error(0.0, 0.0)
 
     @property
@@ -96,7 +96,7 @@ def errors(a, oracle, inputs_rms=1.0):
     return np.abs(np.asarray(a, np.float64) - oracle) / np.maximum(np.abs(oracle), scale)
 
 
-def judge(label, draws, tested) -> Verdict:
+def assert_accurate(label, draws, tested) -> Verdict:
     """Raise AssertionError, naming `label` and the worst entry, unless these draws pass in the dtype `tested`."""
     verdict = assess(draws, tested)
     assert not verdict.fault, f"{label} in {verdict.dtype}: {verdict.fault}"
@@ -110,8 +110,8 @@ def typical(draws, tested) -> Verdict:
     if broken:
         return broken[0]
     quartile = lambda errors: Error(*np.quantile(errors, 0.25, axis=0).tolist())
-    ours, peer = quartile([v.ours for v in alone]), quartile([v.theirs for v in alone])
-    verdict = Verdict("", alone[0].dtype, alone[0].entries, ours, peer, _allowed(np.dtype(tested), peer))
+    ours, baseline = quartile([v.ours for v in alone]), quartile([v.theirs for v in alone])
+    verdict = Verdict("", alone[0].dtype, alone[0].entries, ours, baseline, _allowed(np.dtype(tested), baseline))
     if verdict.passes:
         return verdict
     return verdict._replace(
@@ -130,9 +130,9 @@ def assess(draws, tested) -> Verdict:
     inputs_rms = rms([draw.inputs_rms for draw in draws])
     e = errors(_joined([draw.ours for draw in draws], finite), oracle, inputs_rms)
     runs = [_joined(run, finite) for run in zip(*map(_runs, draws))]
-    peers = [_error(_yardstick(run, oracle, inputs_rms)) for run in runs]
-    peer = Error(*map(max, zip(*peers))) if peers else None
-    verdict = Verdict("", str(tested), e.size, _error(e), peer, _allowed(tested, peer))
+    baselines = [_error(_baseline(run, oracle, inputs_rms)) for run in runs]
+    baseline = Error(*map(max, zip(*baselines))) if baselines else None
+    verdict = Verdict("", str(tested), e.size, _error(e), baseline, _allowed(tested, baseline))
     if verdict.passes:
         return verdict
     return verdict._replace(fault=f"{_in_words(verdict)}; {_worst(draws, finite, int(e.argmax()))}")
@@ -154,7 +154,7 @@ def _runs(draw) -> tuple:
     return draw.theirs if isinstance(draw.theirs, tuple) else (draw.theirs,)
 
 
-def _yardstick(theirs, oracle, inputs_rms):
+def _baseline(theirs, oracle, inputs_rms):
     """torch's e; where torch alone overflows it sets none."""
     good = np.isfinite(theirs)
     return errors(np.where(good, theirs, 0), oracle, inputs_rms)[good]
@@ -187,20 +187,20 @@ def _finite(ours, rounded):
     return np.isfinite(rounded)
 
 
-def _allowed(tested, peer) -> Error:
+def _allowed(tested, baseline) -> Error:
     if tested == np.float64:
         return Error(FLOAT64_BOUND, FLOAT64_BOUND)
     eps = float(np.finfo(tested).eps)
-    if peer is None:
+    if baseline is None:
         return Error(2 * eps, 2 * eps)
-    return Error(max(2 * peer.max, 8 * eps), max(2 * peer.rms, 2 * eps))
+    return Error(max(2 * baseline.max, 8 * eps), max(2 * baseline.rms, 2 * eps))
 
 
 def _in_words(v: Verdict) -> str:
-    peer = f"torch's max e {v.theirs.max:.3g}, rms e {v.theirs.rms:.3g}" if v.theirs else "torch has no peer"
+    baseline = f"torch's max e {v.theirs.max:.3g}, rms e {v.theirs.rms:.3g}" if v.theirs else "torch has no baseline"
     return (
         f"max e {v.ours.max:.3g} (allowed {v.allowed.max:.3g}), "
-        f"rms e {v.ours.rms:.3g} (allowed {v.allowed.rms:.3g}); {peer}"
+        f"rms e {v.ours.rms:.3g} (allowed {v.allowed.rms:.3g}); {baseline}"
     )
 
 
@@ -212,5 +212,5 @@ def _worst(draws, finite, index):
         number += 1
     ours, oracle, runs = draws[number].ours, draws[number].oracle, _runs(draws[number])
     at = tuple(int(i) for i in np.argwhere(finite[number])[index])
-    peer = f", torch {runs[0][at]!r}" if runs else ""
-    return f"worst at {at} of {ours.shape} in draw {number}: ours {ours[at]!r}, oracle {oracle[at]!r}{peer}"
+    baseline = f", torch {runs[0][at]!r}" if runs else ""
+    return f"worst at {at} of {ours.shape} in draw {number}: ours {ours[at]!r}, oracle {oracle[at]!r}{baseline}"

@@ -30,7 +30,7 @@ WORST = 40  # rows of the Markdown table
 
 
 class Row:
-    """One comparison of the ledger, with the verdict's own ratio and ulps."""
+    """One comparison of the parity report, with the verdict's own ratio and ulps."""
 
     def __init__(self, columns, values):
         r = dict(zip(columns, values))
@@ -46,18 +46,18 @@ class Row:
         return self.verdict.theirs is not None and self.verdict.ours.rms <= self.verdict.theirs.rms
 
 
-def save_ledger(ledger: dict):
+def save_report(report: dict):
     """One row a line, so that a change shows as one."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows = ",\n".join(json.dumps(r) for r in ledger["rows"])
-    head = json.dumps({k: v for k, v in ledger.items() if k != "rows"}, indent=1)
+    rows = ",\n".join(json.dumps(r) for r in report["rows"])
+    head = json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1)
     PARITY.write_text(f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n')
 
 
-def load_ledger() -> tuple[dict, list[Row]]:
-    """(what the ledger says of itself, its rows)"""
-    ledger = json.loads(PARITY.read_text())
-    return ledger, [Row(ledger["columns"], r) for r in ledger["rows"]]
+def load_report() -> tuple[dict, list[Row]]:
+    """(what the parity report says of itself, its rows)"""
+    report = json.loads(PARITY.read_text())
+    return report, [Row(report["columns"], r) for r in report["rows"]]
 
 
 # --- tables ----------------------------------------
@@ -98,7 +98,7 @@ def _figures(name, groups) -> str:
 def curves(found: list[Trajectory]) -> list[str]:
     """A Markdown table of the trajectories."""
     lines = [
-        "| 200 training steps | steps judged | ours from the oracle | PyTorch's five runs | of what is allowed |",
+        "| 200 training steps | steps tested | ours from the oracle | PyTorch's five runs | of what is allowed |",
         "|---|---:|---:|---:|---:|",
     ]
     for t in found:
@@ -110,31 +110,31 @@ def curves(found: list[Trajectory]) -> list[str]:
     return lines
 
 
-def sentence(ledger, rows) -> str:
+def sentence(report, rows) -> str:
     measured = [r for r in counted(rows) if r.verdict.dtype == "float32"]
     better = sum(r.as_accurate for r in measured)
-    versions = ", ".join(f"{name} {version}" for name, version in ledger["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (
         f"{len(rows):,} comparisons, {sum(not r.passed for r in rows):,} failed. Of {len(measured):,} in float32 our "
-        f"error is at most PyTorch's in {better:,}. {ledger['date']}, {ledger['machine']}, {versions}."
+        f"error is at most PyTorch's in {better:,}. {report['date']}, {report['machine']}, {versions}."
     )
 
 
 def results_block() -> str:
     """The parity tables of docs/results.md, marks included."""
-    ledger, rows = load_ledger()
-    parts = [sentence(ledger, rows), "\n".join(summary(rows)), "\n".join(curves(load_trajectories()))]
+    report, rows = load_report()
+    parts = [sentence(report, rows), "\n".join(summary(rows)), "\n".join(curves(load_trajectories()))]
     return "\n\n".join([MARKS[0], *parts, MARKS[1]])
 
 
-def markdown(ledger, rows, trajectories) -> str:
+def markdown(report, rows, trajectories) -> str:
     worst = sorted(counted(rows), key=lambda r: (r.passed, -r.verdict.ratio if r.verdict.dtype != "float64" else 0))
     lines = [
-        "# The parity ledger\n",
-        sentence(ledger, rows) + "\n",
+        "# The parity report\n",
+        sentence(report, rows) + "\n",
         "e is the error against the float64 oracle; ratio is rms e of ours over rms e of PyTorch's (at least eps / 8), "
         "ulp our largest e over eps. The rule is in `bench/parity/rule.py`; `parity.html`, which `make report` makes, "
-        f"has all rows. Commit {ledger['commit']}.\n",
+        f"has all rows. Commit {report['commit']}.\n",
         *summary(rows),
         "",
         *curves(trajectories),
@@ -161,7 +161,7 @@ def html_table(lines) -> str:
     return f"<table>{_cells(lines[0], 'th')}{''.join(_cells(line, 'td') for line in lines[2:])}</table>"
 
 
-def page(ledger, rows, trajectories) -> str:
+def page(report, rows, trajectories) -> str:
     """The HTML page: the tables, the pictures, and every row, to be sorted and searched."""
     bench = {case.name for case in BENCH}
     data = [[*_numbers(r), "model sizes" if r.case in bench else r.family] for r in rows]
@@ -170,7 +170,7 @@ def page(ledger, rows, trajectories) -> str:
         for kind in dict.fromkeys(t.kind for t in trajectories)
     )
     parts = {
-        "SENTENCE": html.escape(sentence(ledger, rows)),
+        "SENTENCE": html.escape(sentence(report, rows)),
         "SUMMARY": html_table(summary(rows)),
         "CURVES": html_table(curves(trajectories)) + pictures,
         "DATA": json.dumps(data, separators=(",", ":")),
@@ -220,10 +220,10 @@ def _visible(x):
 
 def write_parity():
     """The report, its page, pictures and the block of docs/results.md, from the two recorded files."""
-    ledger, rows = load_ledger()
+    report, rows = load_report()
     trajectories = load_trajectories()
-    PARITY_MD.write_text(markdown(ledger, rows, trajectories), encoding="utf-8")
-    PARITY_HTML.write_text(page(ledger, rows, trajectories), encoding="utf-8")
+    PARITY_MD.write_text(markdown(report, rows, trajectories), encoding="utf-8")
+    PARITY_HTML.write_text(page(report, rows, trajectories), encoding="utf-8")
     for kind in dict.fromkeys(t.kind for t in trajectories):
         draw(kind, [t for t in trajectories if t.kind == kind])
     put_block(ROOT / "docs" / "results.md", MARKS, results_block())

@@ -13,28 +13,28 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.torch_models import TWINS
+from bench.torch_models import COUNTERPARTS
 from models.tokenizers import PAD
 
 IMAGE_MODELS = ("gan", "vae", "diffusion")
 
 
 class TorchRun:
-    """One run: a twin in float32, and what is peculiar about the run."""
+    """One run: a counterpart in float32, and what is peculiar about the run."""
 
     def __init__(self, trainer, name, threads=1, permute=False, moved=False, other_algorithm=False):
         images = trainer.kind in IMAGE_MODELS
         options = {"memory_format": torch.channels_last} if other_algorithm and images else {}
         self.name, self.threads, self.permute = name, threads, permute
         self.math_attention = other_algorithm and not images
-        self.twin = TWINS[trainer.kind](trainer, **options)
+        self.counterpart = COUNTERPARTS[trainer.kind](trainer, **options)
         self.rng = np.random.default_rng(trainer.seed)
         if moved:
             self._move_weights()
 
     def _move_weights(self):
         """Every parameter one float32 up or down, at random."""
-        for p in self.twin.model.parameters():
+        for p in self.counterpart.model.parameters():
             up = self.rng.random(tuple(p.shape)) < 0.5
             w = p.detach().numpy()
             w[...] = np.where(up, np.nextafter(w, np.float32(np.inf)), np.nextafter(w, np.float32(-np.inf)))
@@ -48,7 +48,7 @@ class TorchRun:
         torch.set_num_threads(self.threads)
         try:
             with sdpa_kernel(SDPBackend.MATH) if self.math_attention else contextlib.nullcontext():
-                return self.twin.step(batch, draws)
+                return self.counterpart.step(batch, draws)
         finally:
             torch.set_num_threads(before)
 
@@ -58,23 +58,23 @@ class CutRun(TorchRun):
 
     def __init__(self, trainer, parts):
         super().__init__(trainer, f"in {parts} parts")
-        (name,) = self.twin.PARTS
-        self.parts, self.whole = parts, getattr(self.twin, name)
+        (name,) = self.counterpart.PARTS
+        self.parts, self.whole = parts, getattr(self.counterpart, name)
         self.padded = trainer.kind == "seq2seq"
-        setattr(self.twin, name, self.in_parts)
+        setattr(self.counterpart, name, self.in_parts)
 
     def step(self, batch, draws):
         self.draws = draws
         return super().step(batch, draws)
 
     def in_parts(self, *inputs):
-        """What the twin makes of a batch, part by part: a loss, or several."""
+        """What the counterpart makes of a batch, part by part: a loss, or several."""
         batch = [x for x in inputs if x is not None]
         counted = batch[-1] != PAD if self.padded else torch.ones(len(batch[0]))
         edges = [i * len(batch[0]) // self.parts for i in range(self.parts + 1)]
         found = []
         for a, b in itertools.pairwise(edges):
-            self.twin.feed([draw[a:b] for draw in self.draws])
+            self.counterpart.feed([draw[a:b] for draw in self.draws])
             loss, share = self.whole(*(x[a:b] for x in batch)), counted[a:b].sum() / counted.sum()
             found.append([share * x for x in loss] if isinstance(loss, tuple) else [share * loss])
         sums = tuple(sum(column) for column in zip(*found))

@@ -1,8 +1,8 @@
 """Training curves that lie on each other: 200 steps of a model on the real data, beside PyTorch's.
 
-The oracle is the twin in float64; every step of every run uses the batch, the noise and the dropout masks that ours
-used. Rounding errors grow along a trajectory, for torch as for us, so what is asked is that ours parts from the oracle
-no faster than torch parts from itself: at every step
+The oracle is the counterpart in float64; every step of every run uses the batch, the noise and the dropout masks that
+ours used. Rounding errors grow along a trajectory, for torch as for us, so what is asked is that ours parts from the
+oracle no faster than torch parts from itself: at every step
 
     largest |loss(ours) - loss(oracle)| so far  <=  max(3 times the same of the worst of five float32 runs of torch,
                                                        8 eps loss)
@@ -58,7 +58,7 @@ class Trajectory:
 
     @property
     def until(self) -> int:
-        """The number of steps before a run of torch is more than PARTED from the oracle: those that are judged."""
+        """The number of steps before a run of torch is more than PARTED from the oracle: those that are tested."""
         gone = np.flatnonzero(self.torch_parting() > PARTED * np.abs(self.oracle))
         return int(gone[0]) if len(gone) else len(self.oracle)
 
@@ -111,7 +111,7 @@ def load() -> list[Trajectory]:
 def summary(t: Trajectory) -> str:
     runs = [t.relative(losses) for losses in t.runs.values()]
     return (
-        f"{t.kind} {t.loss}: {t.until} of {len(t.oracle)} steps judged; ours {t.relative(t.ours):.1e} from the oracle "
+        f"{t.kind} {t.loss}: {t.until} of {len(t.oracle)} steps tested; ours {t.relative(t.ours):.1e} from the oracle "
         f"at most, torch's runs {min(runs):.1e} to {max(runs):.1e}; {t.worst:.2f} of what is allowed"
     )
 

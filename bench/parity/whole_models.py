@@ -1,7 +1,7 @@
-"""A model of ours beside its twins in PyTorch, from one state_dict, on the same batches, noise and masks.
+"""A model of ours beside its counterparts in PyTorch, from one state_dict, on the same batches, noise and masks.
 
-`judged_steps` trains some small models, each from its own seed, and gives the comparisons of outputs, losses,
-gradients, parameters and running statistics; the same array of every seed is one array to the judge.
+`compared_steps` trains some small models, each from its own seed, and gives the comparisons of outputs, losses,
+gradients, parameters and running statistics; the same array of every seed is one array to the accuracy test.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from bench.parity import small_models
 from bench.parity.comparing import Comparison
 from bench.parity.rule import Draw, assess, rms, typical
 from bench.parity.torch_runs import torch_runs
-from bench.torch_models import TWINS
+from bench.torch_models import COUNTERPARTS
 from bench.torch_models.base import channels_last
 from core import no_grad, random
 
 SEEDS = 8
-KINK = 8 * np.finfo(np.float32).eps  # the largest error that the judge allows a single operation
+KINK = 8 * np.finfo(np.float32).eps  # the largest error that the accuracy test allows a single operation
 NEGLIGIBLE = 1e-6  # of the model's rms gradient: below it a gradient is rounding noise, which Adam would blow up
 
-# What is judged: model, changes to its small configuration, number of steps.
+# What is tested: model, changes to its small configuration, number of steps.
 SETTINGS = {
     "gan": ("gan", {}, (1, 10)),
     "gan hinge, feature matching": ("gan", {"loss": "hinge", "feature_matching": 1.0}, (1,)),
@@ -45,7 +45,7 @@ class Together:
     """Ours, torch in float64 (the oracle) and the float32 runs of torch, one step after the other."""
 
     def __init__(self, trainer, parts=1):
-        self.trainer, self.oracle = trainer, TWINS[trainer.kind](trainer, torch.float64)
+        self.trainer, self.oracle = trainer, COUNTERPARTS[trainer.kind](trainer, torch.float64)
         self.runs = torch_runs(trainer, parts)
         self.batches = trainer.batches("train")
 
@@ -60,17 +60,20 @@ class Together:
         """What the models make of the next batch, by name: (ours, the oracle's, [each run's])."""
         t, noise = self.trainer, np.random.default_rng(self.trainer.seed).standard_normal((8, 100), np.float32)
         batch = tuple(np.array(a) for a in next(self.batches))
-        apart = [forward_twin(t.kind, twin, batch, noise) for twin in (self.oracle, *(run.twin for run in self.runs))]
+        apart = [
+            forward_counterpart(t.kind, counterpart, batch, noise)
+            for counterpart in (self.oracle, *(run.counterpart for run in self.runs))
+        ]
         return forward_ours(t.kind, t.model, batch, noise), apart[0], apart[1:]
 
     def gradients(self) -> tuple:
         """The gradients of the last step, by name: (ours, the oracle's, [each run's])."""
         ours = {name: p.grad for name, p in self.trainer.model.named_parameters().items() if p.grad is not None}
-        return ours, self.oracle.gradients(), [run.twin.gradients() for run in self.runs]
+        return ours, self.oracle.gradients(), [run.counterpart.gradients() for run in self.runs]
 
     def states(self) -> tuple:
         """Parameters and running statistics, by name: (ours, the oracle's, [each run's])."""
-        return self.trainer.model.state_dict(), self.oracle.state(), [run.twin.state() for run in self.runs]
+        return self.trainer.model.state_dict(), self.oracle.state(), [run.counterpart.state() for run in self.runs]
 
 
 def forward_ours(kind, model, batch, noise) -> dict:
@@ -100,21 +103,21 @@ def nets(model):
     return ("prediction", model.net), ("prediction of the average", model.average)
 
 
-def forward_twin(kind, twin, batch, noise) -> dict:
-    """The same by a twin."""
-    model, labels = twin.model.eval(), [twin.tensor(a) for a in batch[1:]]
+def forward_counterpart(kind, counterpart, batch, noise) -> dict:
+    """The same by a counterpart."""
+    model, labels = counterpart.model.eval(), [counterpart.tensor(a) for a in batch[1:]]
     with torch.no_grad():
         if kind == "gan":
-            images = model.generator(twin.tensor(noise), *labels)
+            images = model.generator(counterpart.tensor(noise), *labels)
             outputs = {"images": images, "logits": model.discriminator(images, *labels)}
         elif kind == "vae":
-            mu, logvar = model.encoder(twin.tensor(batch[0]), *labels)
+            mu, logvar = model.encoder(counterpart.tensor(batch[0]), *labels)
             outputs = {"mu": mu, "logvar": logvar, "pixels": model.decoder(mu, *labels)}
         elif kind == "diffusion":
-            images, (labels,) = twin.tensor(batch[0]), labels
+            images, (labels,) = counterpart.tensor(batch[0]), labels
             outputs = {name: net(images, 1 + 5 * labels, labels) for name, net in nets(model)}
         else:
-            outputs = {"logits": model(*(twin.tensor(a) for a in batch[:-1]))}
+            outputs = {"logits": model(*(counterpart.tensor(a) for a in batch[:-1]))}
     model.train()
     return {name: channels_last(y).numpy() for name, y in outputs.items()}
 
@@ -129,7 +132,7 @@ def negligible(kind, changes) -> list:
     return [name for name in named if name not in grads or rms(grads[name]) < NEGLIGIBLE * every]
 
 
-def judged_steps(label) -> list[Comparison]:
+def compared_steps(label) -> list[Comparison]:
     """All comparisons of one of SETTINGS."""
     kind, changes, counts = SETTINGS[label]
     found: dict = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Judge a function of your own by the cases and the oracle that judge ours: `assay parity OP FILE:FUNCTION`.
+"""Test a function of your own by the cases and the oracle that test ours: `assay parity OP FILE:FUNCTION`.
 
 `check` is the same from Python. Your function takes what the function of core.functional with that name takes (see
 its docstring for shapes and options), as torch tensors or as our Tensors; torch's autograd or ours differentiates it.
@@ -9,7 +9,7 @@ import numpy as np
 import core.functional
 from bench.parity.cases import CASES, run
 from bench.parity.cases.inputs import instead
-from bench.parity.comparing import judged, run_ours, torch_backward, torch_inputs, torch_results
+from bench.parity.comparing import comparisons, run_ours, torch_backward, torch_inputs, torch_results
 
 
 class Refused(Exception):
@@ -36,7 +36,7 @@ def cases_of(name):
 
 
 def check(function, name, dtype="float32", *, takes="torch", device="cpu", forward_only=False, pattern=""):
-    """Judge `function` where core.functional's `name` stands: a list of (case name, comparisons or why there are none).
+    """Test `function` where core.functional's `name` stands: a list of (case name, comparisons or why there are none).
 
     takes: "torch" (tensors on `device`, gradients by torch's autograd) or "assay" (our Tensors); forward_only leaves
     gradients out; pattern: only cases whose name holds it. A case for which the function raises NotImplementedError is
@@ -64,7 +64,7 @@ def _refusing(function):
 
 def _outcome(case, dtype, subject, device, forward_only):
     try:
-        found = judged(case, dtype, subject=subject, device=device)
+        found = comparisons(case, dtype, subject=subject, device=device)
     except Refused as why:
         return f"not supported: {why}"
     except Exception as error:

@@ -129,7 +129,7 @@ def main(arguments=None) -> int:
     tuning.add_argument("op", help="the operation whose model-sized cases are run")
     tuning.add_argument("--case", default="", help="only cases whose name holds this")
     tuning.add_argument("--dtype", nargs="+", default=["float32", "float16"], choices=("float32", "float16"))
-    tuning.add_argument("--dry", action="store_true", help="under the interpreter: judge, time nothing, write nothing")
+    tuning.add_argument("--dry", action="store_true", help="under the interpreter: test, time nothing, write nothing")
     tuning.set_defaults(run=tune)
     args = parser.parse_args(arguments)
     try:

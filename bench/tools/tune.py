@@ -1,9 +1,8 @@
 """Choosing block sizes on a GPU: `assay kernels tune conv gather conv_transpose2d`.
 
 Every configuration that the table has for a kernel, on any architecture, is tried with the numbers of warps and stages
-around it. One whose results the judge refuses, or that does not compile, is out whatever its speed: Triton 3.6 is
-known to generate wrong code for some. The best of the rest goes into kernels/blocks for this architecture.
-"""
+around it. One whose results the accuracy test refuses, or that does not compile, is out whatever its speed: Triton 3.6
+is known to generate wrong code for some. The best of the rest goes into kernels/blocks for this architecture."""
 
 import itertools
 import json
@@ -40,7 +39,7 @@ def candidates(family: str, kernel: str, architecture: str) -> list[dict]:
 def refused(device, case, dtype) -> str:
     """Why this case's results are not right, "" where they are."""
     try:
-        rows = comparing.judged(case, np.dtype(dtype), subject=device.run, device=device.torch, most=SEEDS)
+        rows = comparing.comparisons(case, np.dtype(dtype), subject=device.run, device=device.torch, most=SEEDS)
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return next((f"{c.what}: {c.verdict.fault}" for c in rows if c.verdict.fault), "")

@@ -1,4 +1,4 @@
-"""What all twins share: weights from a trainer of ours, dropout that can be fed masks, optimisers, schedules."""
+"""What all counterparts share: weights from a trainer of ours, dropout that can be fed masks, optimisers, schedules."""
 
 import contextlib
 import math
@@ -44,7 +44,7 @@ class Dropout(nn.Module):
         return x * mask / (1 - self.p)
 
 
-class Twin:
+class Counterpart:
     """One training step of a model in PyTorch. Subclasses say what the modules are and what a step does.
 
     On a GPU ("cuda") weights, moments and draws lie there. `capturable` keeps the learning rate and the count of steps
@@ -134,7 +134,7 @@ class Twin:
         return interop.from_torch_state_dict(grads)
 
     def tensor(self, array):
-        """An array as torch has it: floating ones in this twin's dtype, images channels first."""
+        """An array as torch has it: floating ones in this counterpart's dtype, images channels first."""
         x = torch.as_tensor(host(array))
         x = x.to(self.device, self.dtype) if x.is_floating_point() else x.to(self.device)
         return channels_first(x).contiguous(memory_format=self.format) if x.ndim == 4 else x
@@ -157,7 +157,7 @@ class Twin:
         self.feed(draws)
         losses = self.advance(*(self.tensor(a) for a in batch))
         if self.draws is not None and next(self.draws, None) is not None:
-            raise ValueError(f"{type(self).__name__}: draws are left over: the twin drew less than we did")
+            raise ValueError(f"{type(self).__name__}: draws are left over: the counterpart drew less than we did")
         return dict(zip(self.METRICS, (float(x) for x in losses)))
 
     def advance(self, *inputs) -> tuple:

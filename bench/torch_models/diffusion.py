@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.torch_models import text
-from bench.torch_models.base import Dropout, Twin, cosine, host, schedule
+from bench.torch_models.base import Counterpart, Dropout, cosine, host, schedule
 
 GROUP, NO_CLASS = 4, 10
 
@@ -94,7 +94,7 @@ def alpha_bar(kind, timesteps):
     return F.pad(torch.cumprod(1 - beta.clamp(max=0.999), 0), (1, 0), value=1.0)
 
 
-class DiffusionTwin(Twin):
+class DiffusionCounterpart(Counterpart):
     METRICS, PARTS = ("loss", "grad_norm"), ("loss",)
     model: Diffusion
 
@@ -110,7 +110,7 @@ class DiffusionTwin(Twin):
         return {"net": optimizer}, {"net": schedule(optimizer, cosine(c.lr, c.steps, c.warmup, c.floor))}
 
     def uniform(self, n):
-        """The next draw, or torch's own, in float32 whatever the twin's dtype: what follows is a choice."""
+        """The next draw, or torch's own, in float32 whatever the counterpart's dtype: what follows is a choice."""
         if self.draws is None:
             return torch.rand(n, device=self.device)
         return torch.as_tensor(host(next(self.draws))).to(self.device)

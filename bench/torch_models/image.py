@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.torch_models.base import Dropout, Twin, channels_last, cosine, schedule
+from bench.torch_models.base import Counterpart, Dropout, channels_last, cosine, schedule
 
 
 def flat(x):
@@ -85,7 +85,7 @@ def bce(logits, target):
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
-class GANTwin(Twin):
+class GANCounterpart(Counterpart):
     METRICS, PARTS = ("d_loss", "g_loss"), ("generate", "d_loss", "g_loss")
     model: GAN
 
@@ -182,7 +182,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder = Encoder(c), Decoder(c)
 
 
-class VAETwin(Twin):
+class VAECounterpart(Counterpart):
     METRICS, PARTS = ("loss", "reconstruction", "kl"), ("losses",)
     model: VAE
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.torch_models.base import Dropout, Twin, cosine, schedule
+from bench.torch_models.base import Counterpart, Dropout, cosine, schedule
 
 PAD = 0
 
@@ -126,7 +126,7 @@ class Transformer(nn.Module):
         return F.linear(self.decoder(y, causal=True, memory=memory, memory_mask=mask), self.table.weight)
 
 
-class TokenTwin(Twin):
+class TokenCounterpart(Counterpart):
     METRICS, PARTS = ("loss", "grad_norm"), ("loss",)
 
     def learning_rate(self):
@@ -161,7 +161,7 @@ class TokenTwin(Twin):
         return {}
 
 
-class GPTTwin(TokenTwin):
+class GPTCounterpart(TokenCounterpart):
     def build(self, trainer):
         return GPT(trainer.config, trainer.vocab)
 
@@ -170,7 +170,7 @@ class GPTTwin(TokenTwin):
         return cosine(c.lr, c.steps, c.warmup, c.floor)
 
 
-class Seq2SeqTwin(TokenTwin):
+class Seq2SeqCounterpart(TokenCounterpart):
     def build(self, trainer):
         return Transformer(trainer.config)
 

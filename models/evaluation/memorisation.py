@@ -6,7 +6,7 @@ that seldom recites by itself may still do so when it is given a beginning that 
 """
 
 N = 5  # characters: a line of the shorter metre
-TEXTS, LENGTH = 10, 200  # what is written to be judged
+TEXTS, LENGTH = 10, 200  # what is written to be evaluated
 CONTINUED = 20  # characters after a beginning
 
 

@@ -17,7 +17,7 @@ from core import checkpoint, interop
 from core.dispatch import use
 from models.export.onnx_graph import ExportError, Input, to_onnx
 
-TWINS = {
+COUNTERPARTS = {
     "gan": "image.GAN",
     "vae": "image.VAE",
     "diffusion": "diffusion.Diffusion",
@@ -185,8 +185,8 @@ def export(run, trainer) -> list:
     made = models(trainer)
     paths = [_write(folder / f"{name}.onnx", model.SerializeToString()) for name, model in made.items()]
     weights = interop.to_torch_state_dict(trainer.model.state_dict())
-    twin = TWINS[trainer.kind]
-    metadata = {"class": f"bench.torch_models.{twin}", "config": json.dumps(run.settings["config"])}
+    counterpart = COUNTERPARTS[trainer.kind]
+    metadata = {"class": f"bench.torch_models.{counterpart}", "config": json.dumps(run.settings["config"])}
     paths.append(_write(folder / "weights.safetensors", checkpoint.to_bytes(weights, metadata)))
     if hasattr(trainer, "tokenizer"):
         paths.append(_write(folder / "tokenizer.json", trainer.tokenizer.to_json().encode("utf-8")))
@@ -201,7 +201,7 @@ def _write(path, content):
 
 def loading(trainer) -> str:
     """How PyTorch loads the weights, as Python code."""
-    module, name = TWINS[trainer.kind].split(".")
+    module, name = COUNTERPARTS[trainer.kind].split(".")
     config, size = type(trainer.config), f", {trainer.vocab}" if trainer.kind == "gpt" else ""
     return "\n".join(
         [

@@ -59,7 +59,7 @@ class Trainer:
     METRICS: tuple  # names of what update writes into self.losses
     LOSSES: tuple = ("loss",)  # names of what is minimised: each has a scale of its own
     SHOWN: int  # samples shown at each checkpoint
-    KEPT: int = 0  # samples kept at each checkpoint, where losses say nothing of quality; evaluation judges them
+    KEPT: int = 0  # samples kept at each checkpoint, where losses say nothing of quality; evaluation looks at them
     model: nn.Module
     optimizers: dict[str, optim.Optimizer]
     inputs: dict  # name -> the fixed buffer that feed fills

@@ -158,7 +158,7 @@ def poisoned(values, number, index=None):
     return tuple(values) if many else values[0]
 
 
-def plant(monkeypatch, direction, at, number):
+def inject(monkeypatch, direction, at, number):
     """Let operation number `at` of this direction give `number`; the list gets the names of all that ran."""
     ran: list = []
 
@@ -181,12 +181,12 @@ def plant(monkeypatch, direction, at, number):
 def test_one_bad_number_in_a_training_step_is_found(kind, direction, monkeypatch):
     monkeypatch.setattr(threads, "COUNT", 1)  # so that operations have an order
     with monkeypatch.context() as patch:
-        count = plant(patch, direction, None, None)
+        count = inject(patch, direction, None, None)
         small_models.run(small_models.trainer(kind), 1)
     for at in random.Random(kind + direction).sample(range(len(count)), 8):
         with monkeypatch.context() as patch:
             t = small_models.trainer(kind)
-            ran = plant(patch, direction, at, (np.nan, np.inf, -np.inf)[at % 3])
+            ran = inject(patch, direction, at, (np.nan, np.inf, -np.inf)[at % 3])
             words = message(lambda: small_models.run(t, 1), t.model)  # noqa: B023 (called at once)
         where = "the result" if direction == "forward" else "the gradient of input"
         assert words.startswith(f"{count[at]}: {where}") or f"{count[at]}: result 0" in words, (at, words)

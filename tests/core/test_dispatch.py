@@ -1,4 +1,4 @@
-"""Which implementation runs, and what `explain` says about it: a false kernel of exp is planted in the table."""
+"""Which implementation runs, and what `explain` says about it: the table is given a false kernel of exp."""
 
 import threading
 from dataclasses import replace

@@ -103,7 +103,7 @@ def test_averages_move_in_place_as_torchs_and_only_in_steps_that_are_taken(rng):
     averages = [Parameter(np.zeros(p.shape)) for p in ours.values()]
     net = torch.nn.ParameterList(theirs)
     follow = torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
-    judges, addresses = [torch.zeros_like(p) for p in net], [a.data.ctypes.data for a in averages]
+    torch_averages, addresses = [torch.zeros_like(p) for p in net], [a.data.ctypes.data for a in averages]
     for taken in (None, np.float32(1), np.float32(0), None):
         for p, q in zip(ours.values(), net):
             p.data += 1.0
@@ -111,10 +111,10 @@ def test_averages_move_in_place_as_torchs_and_only_in_steps_that_are_taken(rng):
         before = [a.data.tobytes() for a in averages]
         optim.ema_(averages, ours.values(), 0.9, taken)
         if taken is None or taken:
-            follow(judges, list(net), 0)
+            follow(torch_averages, list(net), 0)
         else:
             assert [a.data.tobytes() for a in averages] == before
-        assert all(np.abs(a.data - j.detach().numpy()).max() < 1e-14 for a, j in zip(averages, judges))
+        assert all(np.abs(a.data - j.detach().numpy()).max() < 1e-14 for a, j in zip(averages, torch_averages))
     assert [a.data.ctypes.data for a in averages] == addresses
 
 

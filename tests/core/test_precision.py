@@ -8,7 +8,7 @@ import torch
 
 import core.functional as F
 from bench.parity import small_models
-from bench.torch_models import TWINS
+from bench.torch_models import COUNTERPARTS
 from core import Tensor, random, use
 from core.checkpoint import CheckpointError
 from core.observe import tracing
@@ -83,13 +83,13 @@ def trainer(kind, precision, **changes):
 
 
 @contextlib.contextmanager
-def autocast(twin):
-    """torch's float16 around a step of a twin, its losses scaled and its gradients divided again."""
+def autocast(counterpart):
+    """torch's float16 around a step of a counterpart, its losses scaled and its gradients divided again."""
     plain = torch.Tensor.backward
 
     def scaled(loss):
         plain(loss * SCALE)
-        for p in twin.model.parameters():
+        for p in counterpart.model.parameters():
             if p.grad is not None:
                 p.grad /= SCALE
 
@@ -104,7 +104,7 @@ def test_losses_part_from_float64_no_faster_than_pytorchs(kind):
     ours = trainer(kind, "fp16")
     for scale in ours.scales.values():
         scale.scale[...] = SCALE
-    exact, theirs = TWINS[kind](ours, dtype=torch.float64), TWINS[kind](ours)
+    exact, theirs = COUNTERPARTS[kind](ours, dtype=torch.float64), COUNTERPARTS[kind](ours)
     batches, found = ours.batches("train"), []
     for _ in range(STEPS):
         batch = next(batches)

@@ -1,8 +1,8 @@
-"""Judge GPU kernels without a GPU: `TRITON_INTERPRET=1 python -m tests.kernels.interpret OPERATION ...`, a process of
+"""Test GPU kernels without a GPU: `TRITON_INTERPRET=1 python -m tests.kernels.interpret OPERATION ...`, a process of
 its own.
 
 Every case of the operations named runs through the ordinary dispatch with the kernels of device "cuda", on NumPy arrays
-under Triton's interpreter, and is judged like everything else. Prints one JSON object: failures, the backends that ran,
+under Triton's interpreter, and is tested like everything else. Prints one JSON object: failures, the backends that ran,
 how often each kernel was launched, and how far its loops and grids went (tests/kernels/trips.py). This proves algebra
 and indexing; it proves nothing about a device.
 """
@@ -57,14 +57,14 @@ def beyond_luck(verdict):
     return bool(verdict.fault) and (not verdict.entries or verdict.ours.max > 100 * verdict.allowed.max)
 
 
-def judge_all(cases, dtype):
+def compare_all(cases, dtype):
     """[(case, what, fault, backend)] of every comparison; KernelLimit counts as a refusal, with its reason."""
     found = []
     for case in cases:
         try:
             with dispatch.on("cuda"), dispatch.use("kernels"):
                 for most in DRAWS:
-                    rows = comparing.judged(case, np.dtype(dtype), most=most)
+                    rows = comparing.comparisons(case, np.dtype(dtype), most=most)
                     if not any(c.verdict.fault for c in rows) or any(beyond_luck(c.verdict) for c in rows):
                         break
             found += [(c.case, c.what, c.verdict.fault, c.backend) for c in rows]
@@ -87,7 +87,7 @@ def main():
         sys.exit("python -m tests.kernels.interpret: set TRITON_INTERPRET=1")
     trips.watch()
     cases = chosen(args.operations, args.case, args.quick, args.few)
-    found = [row for dtype in args.dtype for row in judge_all(cases, dtype)]
+    found = [row for dtype in args.dtype for row in compare_all(cases, dtype)]
     faults = [f"{case}: {what}: {fault}" for case, what, fault, _ in found if fault]
     backends = sorted({backend for *_, backend in found})
     counts = {"comparisons": len(found), "faults": faults, "backends": backends, "launches": launch.COUNT}

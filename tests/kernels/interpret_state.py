@@ -2,7 +2,7 @@
 
 State operations (optimisers, clipping, loss scale, running statistics, caches, the step counter), masks and noise that
 kernels draw themselves, sums too long for a case, and work cut into several chunks. The oracle is the reference in
-float64, the yardstick the reference in float32; masks must be the same bits. Prints one line a check, and how far loops
+float64, the baseline the reference in float32; masks must be the same bits. Prints one line a check, and how far loops
 and grids went (tests/kernels/trips.py) as a last line of JSON; an exception ends it with code 1.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 import core.functional as F
 import kernels.gpu.cross_entropy as gpu_losses
 from bench.parity.cases import BY_NAME, CASES
-from bench.parity.comparing import judged
-from bench.parity.rule import Draw, judge
+from bench.parity.comparing import comparisons
+from bench.parity.rule import Draw, assert_accurate
 from core import Generator, Tensor, nn, optim, random
 from core.dispatch import choose, on, run_, use
 from core.observe import recording
@@ -43,7 +43,7 @@ def three(f, *arrays):
 def agree(label, f, *arrays):
     ours, oracle, theirs = three(f, *arrays)
     for i, (a, o, t) in enumerate(zip(ours, oracle, theirs)):
-        judge(f"{label} {i}", [Draw(np.asarray(a), np.asarray(o, np.float64), np.asarray(t))], np.float32)
+        assert_accurate(f"{label} {i}", [Draw(np.asarray(a), np.asarray(o, np.float64), np.asarray(t))], np.float32)
     print(label)
 
 
@@ -179,9 +179,8 @@ def drawn_masks():
 
 def noise():
     step = np.array(3)
-    exact = reference.normal((5, 41), 11, 2, step, np.float64)
-    rounded = reference.normal((5, 41), 11, 2, step, np.float32)
-    judge("normal", [Draw(gpu_random.normal((5, 41), 11, 2, step, np.float32), exact, rounded)], np.float32)
+    exact, rounded = (reference.normal((5, 41), 11, 2, step, dtype) for dtype in (np.float64, np.float32))
+    assert_accurate("normal", [Draw(gpu_random.normal((5, 41), 11, 2, step, np.float32), exact, rounded)], np.float32)
     bits = gpu_random.uniform((5, 41), 11, 2, step, np.float32), reference.uniform((5, 41), 11, 2, step, np.float32)
     assert np.array_equal(*bits)
     print("noise")
@@ -201,7 +200,7 @@ def draws_of_a_part():
             assert ours.dtype == theirs.dtype, name
             if name == "normal":
                 exact = reference.normal((n - 90,), 11, 2, step, np.float64, offset)
-                judge(f"normals from {offset} on", [Draw(ours, exact, theirs)], np.float32)
+                assert_accurate(f"normals from {offset} on", [Draw(ours, exact, theirs)], np.float32)
             else:
                 assert np.array_equal(ours, theirs), (name, offset)
         if offset < 90:
@@ -255,7 +254,8 @@ def long_sums():
     agree("reparameterize", with_gradients(lambda m, v: F.reparameterize(m, v, noise=m.data * 2).sum()), mu, logvar)
     agree("cross_entropy", with_gradients(lambda z: F.cross_entropy(z, targets)), z)
     parts = np.abs(RNG.standard_normal(2500)).astype(np.float32)
-    judge("add_up", [Draw(add_up(parts, "float32", 0.5), parts.sum(dtype=float) * 0.5, parts.sum() / 2)], np.float32)
+    found = Draw(add_up(parts, "float32", 0.5), parts.sum(dtype=float) * 0.5, parts.sum() / 2)
+    assert_accurate("add_up", [found], np.float32)
     print("long sums")
 
 
@@ -296,7 +296,7 @@ def chunks():
         for name in ("mean-ignored-smoothed", "sum-3d"):
             case = BY_NAME[f"linear_cross_entropy/{name}"]
             with on("cuda"), use("kernels"):
-                faults = [c.verdict.fault for c in judged(case, np.float32, most=8) if c.verdict.fault]
+                faults = [c.verdict.fault for c in comparisons(case, np.float32, most=8) if c.verdict.fault]
             assert not faults, faults
     finally:
         gpu_losses.CHUNK = before

@@ -1,7 +1,7 @@
-"""Every CPU kernel under the judge: all cases of its operation in float32, what else is asked of an operation, and
-that the timing of threads changes no bit.
+"""Every CPU kernel under the accuracy test: all cases of its operation in float32, what else is asked of an operation,
+and that the timing of threads changes no bit.
 
-The reference is judged in test_torch.py and test_purity.py, with kernels switched off.
+The reference is tested in test_torch.py and test_purity.py, with kernels switched off.
 """
 
 import importlib
@@ -43,8 +43,8 @@ def kernels():
         yield
 
 
-def judged_on_kernels(case):
-    """Judge the case; a kernel ran, or refused with a reason."""
+def compare_on_kernels(case):
+    """Test the case; a kernel ran, or refused with a reason."""
     try:
         found = compare(case, np.float32)
     except dispatch.KernelLimit:
@@ -57,7 +57,7 @@ def judged_on_kernels(case):
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=case_id)
 def test_float32(case):
-    judged_on_kernels(case)
+    compare_on_kernels(case)
 
 
 @pytest.mark.parametrize("case", first_of_each([*WHOLE_TILES, *KERNEL_CASES], 3), ids=case_id)
@@ -67,7 +67,7 @@ def test_float32_in_pieces(case, monkeypatch):
     for module in map(importlib.import_module, LOOPS):
         if hasattr(module, "share"):
             monkeypatch.setattr(module, "share", lambda loop, n, grain=1: threads.share(loop, n))
-    judged_on_kernels(case)
+    compare_on_kernels(case)
 
 
 @pytest.mark.parametrize("op", sorted(MINE & DIFFERENTIABLE))
@@ -83,18 +83,18 @@ def test_the_kernel_of_each_operation_runs_in_a_case(op):
 @pytest.mark.full
 @pytest.mark.parametrize("case", [c for c in BENCH if c.op in MINE], ids=case_id)
 def test_float32_at_the_sizes_of_the_models(case):
-    judged_on_kernels(case)
+    compare_on_kernels(case)
 
 
 @pytest.mark.parametrize("name", ("vae-up2", "vae-up3"))
-def test_winograd_passes_the_judge(name, monkeypatch):
+def test_winograd_is_accurate(name, monkeypatch):
     """It takes layers of many channels, which the small cases have not."""
     ran = set()
     for function in ("correlate", "weight_gradient"):
         original = getattr(winograd, function)
         watched = lambda *args, f=original, name=function: ran.add(name) or f(*args)
         monkeypatch.setattr(winograd, function, watched)
-    judged_on_kernels(BY_NAME[f"conv_transpose2d/{name}"])
+    compare_on_kernels(BY_NAME[f"conv_transpose2d/{name}"])
     assert ran == {"correlate", "weight_gradient"}
 
 

@@ -1,9 +1,9 @@
-"""Draws of the CPU kernels: the reference's bits at every offset, normals within the judge's bound of the formula."""
+"""Random numbers of the CPU kernels: the reference's bits at every offset; normals pass the accuracy test."""
 
 import numpy as np
 import pytest
 
-from bench.parity.rule import Draw, judge
+from bench.parity.rule import Draw, assert_accurate
 from core.reference import random as reference
 from kernels.cpu import random as kernels
 
@@ -31,7 +31,9 @@ def test_uniforms_have_the_references_bits(offset):
 def test_normals_follow_the_formula(offset):
     oracle = reference.normal((40_003,), *KEY, np.float64, offset)
     ours = kernels.normal((40_003,), *KEY, np.float32, offset)
-    judge("normals", [Draw(ours, oracle, oracle.astype(np.float32))], np.float32)  # the peer: a single rounding
+    assert_accurate(
+        "normals", [Draw(ours, oracle, oracle.astype(np.float32))], np.float32
+    )  # the baseline: a single rounding
 
 
 @pytest.mark.parametrize("draw", ["uniform", "normal", "keep_mask"])

@@ -1,4 +1,4 @@
-"""State operations on the CPU against the reference, bit by bit; and kernels cut into pieces that are judged as whole.
+"""State operations on the CPU against the reference, bit by bit; and kernels cut into pieces that are tested as whole.
 
 Small arrays are not shared out, since handing over work costs more than it: here they are, over three threads.
 """

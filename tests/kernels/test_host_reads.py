@@ -93,7 +93,7 @@ def on_the_stand_in(case, arrays, dys):
 def test_every_case_of_the_reference_asks_for_nothing_that_cupy_lacks(gpu):
     gpu.lenient = True
     for case in CASES:
-        for found in comparing.judged(case, np.float64, subject=on_the_stand_in):
+        for found in comparing.comparisons(case, np.float64, subject=on_the_stand_in):
             assert not found.verdict.fault, f"{case.name}: {found.what}: {found.verdict.fault}"
 
 

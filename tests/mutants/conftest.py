@@ -1,10 +1,10 @@
-"""The copy of the project that each file's mutants are planted in."""
+"""The copy of the project in which each file's mutants are tried."""
 
 import pytest
 
-from tests.mutants.mutant_runner import Garden
+from tests.mutants.mutant_runner import MutantRunner
 
 
 @pytest.fixture(scope="module")
-def garden(tmp_path_factory):
-    return Garden(tmp_path_factory.mktemp("garden"))
+def runner(tmp_path_factory):
+    return MutantRunner(tmp_path_factory.mktemp("mutants"))

@@ -1,4 +1,4 @@
-"""Where wrong lines are planted: a copy of the project, and the tests that must turn red there.
+"""Tries mutants: puts a wrong line into a copy of the project, and runs the tests that must fail there.
 
 tests/mutants/mutants.py has the lines.
 """
@@ -15,15 +15,15 @@ from typing import NamedTuple
 from tests import ROOT
 
 
-class Plant(NamedTuple):
+class Mutant(NamedTuple):
     file: str
     old: str  # occurs once in the file
     new: str
     tests: str  # arguments for pytest; after "interpret", for python -m tests.kernels.interpret
 
 
-class Garden:
-    """A copy of the project to plant in, and the tests that have been seen to pass in it."""
+class MutantRunner:
+    """A copy of the project to try mutants in, and the tests that have been seen to pass in it."""
 
     def __init__(self, folder):
         self.folder, self.healthy = Path(folder), {}
@@ -65,18 +65,20 @@ class Garden:
             )
         return next(iter(json.loads(done.stdout)["faults"]), "").partition(": max")[0][:100]
 
-    def catches(self, plant: Plant) -> str:
-        """The name of the test that fails with this plant, "" if none does."""
-        if plant.tests not in self.healthy:
-            self.healthy[plant.tests] = self.test(plant.tests)
-        if self.healthy[plant.tests]:
-            raise RuntimeError(f"{self.healthy[plant.tests]} fails without any plant")
-        path = self.folder / plant.file
+    def catches(self, mutant: Mutant) -> str:
+        """The name of the test that fails with this mutant, "" if none does."""
+        if mutant.tests not in self.healthy:
+            self.healthy[mutant.tests] = self.test(mutant.tests)
+        if self.healthy[mutant.tests]:
+            raise RuntimeError(f"{self.healthy[mutant.tests]} fails without any mutant")
+        path = self.folder / mutant.file
         source = path.read_text()
-        if source.count(plant.old) != 1:
-            raise RuntimeError(f"{plant.file} has {source.count(plant.old)} times {plant.old!r}, should have it once")
-        path.write_text(source.replace(plant.old, plant.new))
+        if source.count(mutant.old) != 1:
+            raise RuntimeError(
+                f"{mutant.file} has {source.count(mutant.old)} times {mutant.old!r}, should have it once"
+            )
+        path.write_text(source.replace(mutant.old, mutant.new))
         try:
-            return self.test(plant.tests)
+            return self.test(mutant.tests)
         finally:
             path.write_text(source)

@@ -1,12 +1,12 @@
-"""Slips of the pen, applied to the real source one at a time: the ordinary suite must turn red at each.
+"""The mutation tests: wrong lines, put into the real source one at a time; the ordinary suite must fail at each.
 
-    python -m tests.mutants.mutants            every plant; exit code 1 if one goes unnoticed
+    python -m tests.mutants.mutants            every mutant; exit code 1 if one goes unnoticed
     python -m tests.mutants.mutants conv       those with "conv" in their name
 
-A plant is an edit of one file in a copy of the project, and the tests that a change there would be met by. They run
-once unedited, which must pass, and once with each edit, which must fail. test_harness.py plants errors in the
-dispatch table instead, which takes no copy and runs with every `make test`; this one shows that nothing stands between
-those and the code as it is written. Plants in GPU kernels (tests/mutants/mutants_gpu.py) are met by the interpreter.
+A mutant is an edit of one file in a copy of the project, together with the tests that should notice it. The tests run
+once without the edit, when they must pass, and once with it, when one must fail. test_harness.py puts wrong operations
+into the dispatch table instead, which needs no copy, so that it is part of `make test`; this file shows that the same
+holds for the code as it is written. Mutants of GPU kernels (tests/mutants/mutants_gpu.py) meet the interpreter.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import tempfile
 
 from tqdm import tqdm
 
-from tests.mutants.mutant_runner import Garden, Plant
+from tests.mutants.mutant_runner import Mutant, MutantRunner
 from tests.mutants.mutants_cpu import CPU
 from tests.mutants.mutants_diffusion import DIFFUSION
 from tests.mutants.mutants_gpu import KERNELS
@@ -26,10 +26,10 @@ OPS = "tests/bench/parity/test_torch.py tests/bench/parity/test_gradients.py tes
 
 def op(file, old, new, name):
     """An edit of an operation: its own cases meet it."""
-    return Plant(f"core/reference/{file}", old, new, f"{OPS} -k {name}/")
+    return Mutant(f"core/reference/{file}", old, new, f"{OPS} -k {name}/")
 
 
-PLANTS = {
+MUTANTS = {
     # a gradient times 1.001, of the wrong sign, transposed, zero
     "mul-gradient-times-1.001": op("pointwise.py", "dy, z, x, y: dy * y,", "dy, z, x, y: 1.001 * dy * y,", "mul"),
     "sub-gradient-sign": op("pointwise.py", "dy, z, x, y: -dy)", "dy, z, x, y: dy)", "sub"),
@@ -169,98 +169,98 @@ PLANTS = {
     ),
     "minimax-generator-sign": op("adversarial.py", '("softplus", 1, -1)', '("softplus", 1, 1)', "generator_loss"),
     "elbo-beta-forgotten-in-backward": op("variational.py", "(dloss * beta + dkl) / n", "(dloss + dkl) / n", "elbo"),
-    "long-sums-in-float32": Plant(
+    "long-sums-in-float32": Mutant(
         "core/arrays.py", "dtype=np.float64 if wide else x.dtype", "dtype=x.dtype", f"{OPS} -k sum/"
     ),
     # state, optimisers, models
-    "running-variance-biased": Plant(
+    "running-variance-biased": Mutant(
         "core/reference/batch_norm.py",
         "var * (count / (count - 1))",
         "var",
         "tests/bench/parity/test_torch.py tests/bench/parity/test_whole_models.py",
     ),
-    "adam-eps-inside-the-root": Plant(
+    "adam-eps-inside-the-root": Mutant(
         "core/reference/optim.py",
         "(xp.sqrt(v) / root + dtype(eps))",
         "(xp.sqrt(v + dtype(eps)) / root)",
         "tests/core/test_nn_optim.py tests/bench/parity/test_whole_models.py",
     ),
-    "adam-bias-correction-late": Plant(
+    "adam-bias-correction-late": Mutant(
         "core/reference/optim.py",
         "rate = (lr / (1 - b1**step))",
         "rate = (lr / (1 - b1 ** (step + 1)))",
         "tests/core/test_nn_optim.py tests/bench/parity/test_whole_models.py",
     ),
-    "weight-decay-coupled": Plant(
+    "weight-decay-coupled": Mutant(
         "core/reference/optim.py",
         "if weight_decay and decoupled:",
         "if weight_decay and not decoupled:",
         "tests/core/test_nn_optim.py tests/bench/parity/test_whole_models.py",
     ),
-    "discriminator-sees-its-targets-swapped": Plant(
+    "discriminator-sees-its-targets-swapped": Mutant(
         "models/gan.py",
         "F.discriminator_loss(d(Tensor(real), y), d(fake.detach(), y)",
         "F.discriminator_loss(d(fake.detach(), y), d(Tensor(real), y)",
         "tests/bench/parity/test_whole_models.py -k gan",
     ),
-    "generator-trains-through-a-detached-image": Plant(
+    "generator-trains-through-a-detached-image": Mutant(
         "models/gan.py",
         "features = d.features(fake)",
         "features = d.features(fake.detach())",
         "tests/bench/parity/test_whole_models.py -k gan",
     ),
-    "projection-without-a-gradient-to-the-image": Plant(
+    "projection-without-a-gradient-to-the-image": Mutant(
         "models/gan.py",
         "(self.labels(labels) * features)",
         "(self.labels(labels) * features.detach())",
         "tests/bench/parity/test_whole_models.py -k conditional",
     ),
-    "labels-of-other-images": Plant(
+    "labels-of-other-images": Mutant(
         "models/training/families.py",
         "self.data.y_train[index]",
         "self.data.y_train[index[::-1]]",
         "tests/models/test_conditional.py -k stay",
     ),
-    "reparameterisation-by-variance": Plant(
+    "reparameterisation-by-variance": Mutant(
         "core/reference/reparameterize.py",
         "std = array_module(mu).exp(0.5 * logvar)",
         "std = array_module(mu).exp(logvar)",
         f"{OPS} tests/bench/parity/test_whole_models.py -k reparameterize/",
     ),
-    "reparameterize-draws-other-noise-backward": Plant(
+    "reparameterize-draws-other-noise-backward": Mutant(
         "core/reference/reparameterize.py",
         "_noise(dz, noise, step, seed, draw)",
         "_noise(dz, noise, step, seed, draw + 1)",
         "tests/core/test_reparameterize.py",
     ),
-    "float64-normals-by-a-float32-kernel": Plant(
+    "float64-normals-by-a-float32-kernel": Mutant(
         "core/table.py",
         'np.dtype(attrs["dtype"]) if "dtype" in attrs else dtype',
         "dtype",
         "tests/core/test_dispatch.py",
     ),
-    "tf32-by-default": Plant(
+    "tf32-by-default": Mutant(
         "core/dispatch.py", '("tf32", default=False)', '("tf32", default=True)', "tests/kernels/test_launch.py"
     ),
-    "cross-attention-sees-padding": Plant(
+    "cross-attention-sees-padding": Mutant(
         "models/layers/transformer.py",
         "self.cross(h, memory, mask=memory_mask)",
         "self.cross(h, memory)",
         "tests/models/test_models.py tests/bench/parity/test_whole_models.py -k seq2seq",
     ),
-    "gpt-sees-the-future": Plant(
+    "gpt-sees-the-future": Mutant(
         "models/gpt.py",
         "self.stack(self.drop(x), causal=True, caches=caches)",
         "self.stack(self.drop(x), caches=caches)",
         "tests/models/test_models.py tests/bench/parity/test_whole_models.py -k gpt",
     ),
-    "decoder-positions-of-the-encoder": Plant(
+    "decoder-positions-of-the-encoder": Mutant(
         "models/seq2seq.py",
         "self.embed(ids, self.target_positions, start)",
         "self.embed(ids, self.source_positions, start)",
         "tests/bench/parity/test_whole_models.py -k seq2seq",
     ),
-    "weights-to-torch-not-flipped-in-channels": Plant(
+    "weights-to-torch-not-flipped-in-channels": Mutant(
         "core/interop.py",
         "array.transpose(3, 2, 0, 1) if",
         "array.transpose(2, 3, 0, 1) if",
@@ -274,18 +274,18 @@ PLANTS = {
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.mutants", description=__doc__.split("\n")[0])
-    parser.add_argument("name", nargs="?", default="", help="only plants whose name holds this")
-    chosen = {name: plant for name, plant in PLANTS.items() if parser.parse_args().name in name}
+    parser.add_argument("name", nargs="?", default="", help="only mutants whose name holds this")
+    chosen = {name: mutant for name, mutant in MUTANTS.items() if parser.parse_args().name in name}
     if not chosen:
-        parser.error("no plant has that in its name")
+        parser.error("no mutant has that in its name")
     unnoticed = []
     with tempfile.TemporaryDirectory() as folder:
-        garden = Garden(folder)
-        for name, plant in tqdm(chosen.items(), unit="plant"):
-            caught = garden.catches(plant)
+        runner = MutantRunner(folder)
+        for name, mutant in tqdm(chosen.items(), unit="mutant"):
+            caught = runner.catches(mutant)
             tqdm.write(f"{name}: {caught or 'NOT CAUGHT'}")
             unnoticed += [] if caught else [name]
-    print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} plants caught")
+    print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} mutants caught")
     sys.exit(1 if unnoticed else 0)
 
 

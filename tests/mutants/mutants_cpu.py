@@ -1,13 +1,13 @@
 """Slips of the pen in the CPU kernels: a ragged end, a last row, a second block, a second thread, a sign, a factor."""
 
-from tests.mutants.mutant_runner import Plant
+from tests.mutants.mutant_runner import Mutant
 
 ATTENTION = "tests/kernels/test_cpu_attention.py"  # several tiles of keys, and fewer heads than threads
 
 
 def kernel(file, old, new, ops):
     """An edit of a kernel: the cases of these operations meet it."""
-    return Plant(f"kernels/cpu/{file}", old, new, f"tests/kernels/test_cpu_kernels.py -k {ops}/")
+    return Mutant(f"kernels/cpu/{file}", old, new, f"tests/kernels/test_cpu_kernels.py -k {ops}/")
 
 
 CPU = {
@@ -23,25 +23,25 @@ CPU = {
         "n, total_ = x.shape[1], 0.0\n    for first in range(0, min(n, BLOCK), BLOCK)",
         "softmax",
     ),
-    "cpu-attention-sum-not-shrunk": Plant(
+    "cpu-attention-sum-not-shrunk": Mutant(
         "kernels/cpu/attention.py",
         "total[r] = total[r] * shrink + added",
         "total[r] = total[r] + added",
         ATTENTION,
     ),
-    "cpu-attention-last-query-misses-its-own-key": Plant(
+    "cpu-attention-last-query-misses-its-own-key": Mutant(
         "kernels/cpu/attention_backward.py",
         "i + r + 1 + offset - j)), width)",
         "i + r + offset - j)), width)",
         ATTENTION,
     ),
-    "cpu-attention-bias-gradient-of-a-second-tile-in-the-first": Plant(
+    "cpu-attention-bias-gradient-of-a-second-tile-in-the-first": Mutant(
         "kernels/cpu/attention_backward.py",
         "+ i * dbias_step[2] + j * dbias_step[3]",
         "+ i * dbias_step[2]",
         ATTENTION,
     ),
-    "cpu-attention-a-second-piece-of-the-keys-forgotten": Plant(
+    "cpu-attention-a-second-piece-of-the-keys-forgotten": Mutant(
         "kernels/cpu/attention_backward.py",
         "dq = dq[0] if splits == 1 else dq.sum(0)",
         "dq = dq[0]",
@@ -68,13 +68,13 @@ CPU = {
     "cpu-narrow-transposed-conv-divides-with-a-remainder": kernel(
         "narrow.py", "if q >= 0 and q % sw == 0 and q", "if q >= 0 and q", "conv_transpose2d"
     ),
-    "cpu-winograd-sign": Plant(
+    "cpu-winograd-sign": Mutant(
         "kernels/cpu/winograd.py",
         "store(v, o + 2 * step, add_product(d2, minus, d1))",
         "store(v, o + 2 * step, add_product(d2, one, d1))",
         "tests/kernels/test_cpu_kernels.py -k winograd",
     ),
-    "cpu-winograd-weight-gradient-of-one-thread": Plant(
+    "cpu-winograd-weight-gradient-of-one-thread": Mutant(
         "kernels/cpu/winograd.py",
         "zip(parts, sum(sums[1:], sums[0]))",
         "zip(parts, sums[0])",
@@ -107,16 +107,16 @@ CPU = {
         "reparameterize.py", "f32(0.5) * dz[i] * exp", "dz[i] * exp", "reparameterize"
     ),
     "cpu-exponential-constant": kernel("lanes.py", "1.6666665459e-1", "1.6666e-1", "softmax"),
-    "cpu-masks-of-swapped-words": Plant(
+    "cpu-masks-of-swapped-words": Mutant(
         "kernels/cpu/random.py", "= c | (d << HALF)", "= d | (c << HALF)", "tests/kernels/test_cpu_random.py"
     ),
-    "cpu-draws-of-a-part-begin-with-its-block": Plant(
+    "cpu-draws-of-a-part-begin-with-its-block": Mutant(
         "kernels/cpu/random.py", "return y[skip : skip + n]", "return y[:n]", "tests/kernels/test_cpu_random.py"
     ),
-    "cpu-adam-second-moment-with-the-first-s-weight": Plant(
+    "cpu-adam-second-moment-with-the-first-s-weight": Mutant(
         "kernels/cpu/optim.py", "slope * slope * new2", "slope * slope * new1", "tests/kernels/test_cpu_state.py"
     ),
-    "cpu-overflow-downwards-unnoticed": Plant(
+    "cpu-overflow-downwards-unnoticed": Mutant(
         "kernels/cpu/optim.py", "if abs(g[i]) < f32(np.inf) else 1", "if g[i] < f32(np.inf) else 1",
         "tests/kernels/test_cpu_state.py",
     ),

@@ -1,14 +1,14 @@
-"""Slips of the pen in the diffusion model, for tests/mutants/mutants.py to plant: arithmetic, training, samples."""
+"""Slips of the pen in the diffusion model, for tests/mutants/mutants.py to mutant: arithmetic, training, samples."""
 
-from tests.mutants.mutant_runner import Plant
+from tests.mutants.mutant_runner import Mutant
 
 
 def schedules(old, new):
-    return Plant("models/layers/schedules.py", old, new, "tests/models/layers/test_schedules.py")
+    return Mutant("models/layers/schedules.py", old, new, "tests/models/layers/test_schedules.py")
 
 
 def model(old, new, file="models/diffusion.py", tests="tests/models/test_diffusion.py"):
-    return Plant(file, old, new, tests)
+    return Mutant(file, old, new, tests)
 
 
 DIFFUSION = {
@@ -26,7 +26,7 @@ DIFFUSION = {
     "steps-back-end-early": schedules(
         "np.linspace(self.timesteps, 0, steps + 1)", "np.linspace(self.timesteps, 1, steps + 1)"
     ),
-    "average-takes-too-much": Plant(
+    "average-takes-too-much": Mutant(
         "core/reference/optim.py", "a.dtype.type(1 - decay)", "a.dtype.type(decay)", "tests/core/test_nn_optim.py"
     ),
     "average-moves-in-a-step-not-taken": model(

@@ -5,13 +5,13 @@ A rescale dropped, a last block skipped, a partial sum dropped, an offset wrong 
 such a thing. None shows in a loop that goes round once, so that each is also a test of the cases' lengths.
 """
 
-from tests.mutants.mutant_runner import Plant
+from tests.mutants.mutant_runner import Mutant
 
 
 def gpu(file, old, new, op, case=""):
     """An edit of a GPU kernel: the interpreter meets it."""
     case = f" --case {case}" if case else ""
-    return Plant(f"kernels/gpu/{file}", old, new, f"interpret {op} --dtype float32{case}")
+    return Mutant(f"kernels/gpu/{file}", old, new, f"interpret {op} --dtype float32{case}")
 
 
 KERNELS = {
@@ -175,7 +175,7 @@ KERNELS = {
     "gpu-bce-log1p-lost": gpu(
         "common.py", "tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0))", "tl.log(u)", "bce_with_logits", "confident"
     ),
-    "gpu-draws-of-a-part-begin-at-the-batch-s": Plant(
+    "gpu-draws-of-a-part-begin-at-the-batch-s": Mutant(
         "kernels/gpu/random.py",
         "block = i + (first_high.to(tl.int64) << 32) + first_low.to(tl.uint32).to(tl.int64)",
         "block = i + (first_high.to(tl.int64) << 32)",

@@ -7,6 +7,6 @@ from tests.mutants.mutants_gpu import KERNELS
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("plant", KERNELS.values(), ids=KERNELS.keys())
-def test_the_interpreter_catches_it(plant, garden):
-    assert garden.catches(plant)
+@pytest.mark.parametrize("mutant", KERNELS.values(), ids=KERNELS.keys())
+def test_the_interpreter_catches_it(mutant, runner):
+    assert runner.catches(mutant)

@@ -1,8 +1,7 @@
-"""The tests can fail: errors are planted in the table, and the ordinary checks must see them.
+"""The tests can fail: wrong operations are put into the table, and the ordinary checks must see them.
 
-Each plant changes one operation the way a slip of the pen would; each goes through the very functions that the ordinary
-tests call (`check_case`, `compare`, `check_purity`), once without the plant, to pass, and once with it.
-"""
+Each mutant changes one operation the way a slip of the pen would. Each goes through the functions that the ordinary
+tests call (`check_case`, `compare`, `check_purity`): without the mutant they pass, with it one fails."""
 
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from core.engine import Op
 from core.table import TABLE
 from tests.core.purity import check_purity
 
-pytestmark = pytest.mark.usefixtures("reference")  # the plants replace references
+pytestmark = pytest.mark.usefixtures("reference")  # the mutants replace references
 
 
 def float64(case):
@@ -27,13 +26,13 @@ def float32(case):
     compare(case, np.float32)
 
 
-# --- the plants: each makes a wrong implementation from the right one ----------------------------------------
+# --- the mutants: each makes a wrong implementation from the right one ----------------------------------------
 
 
 def gradient(index, change):
     """The gradient of input `index` goes through `change`."""
 
-    def plant(op):
+    def mutant(op):
         def backward(*args, **attrs):
             grads = list(op.backward(*args, **attrs))
             grads[index] = change(np.array(grads[index]))
@@ -41,45 +40,45 @@ def gradient(index, change):
 
         return op._replace(backward=backward)
 
-    return plant
+    return mutant
 
 
 def attribute(name, change):
     """Forward and backward both run with one attribute changed: consistent, and wrong."""
 
-    def plant(op):
+    def mutant(op):
         changed = lambda attrs: {**attrs, name: change(attrs[name])}
         return op._replace(
             forward=lambda *xs, **attrs: op.forward(*xs, **changed(attrs)),
             backward=lambda *xs, **attrs: op.backward(*xs, **changed(attrs)),
         )
 
-    return plant
+    return mutant
 
 
 def without_input(index):
     """Forward runs as if input `index` had not been given: a dropped mask."""
 
-    def plant(op):
+    def mutant(op):
         def forward(*xs, **attrs):
             return op.forward(*(None if i == index else x for i, x in enumerate(xs)), **attrs)
 
         return op._replace(forward=forward)
 
-    return plant
+    return mutant
 
 
 def result(change):
     """The result goes through `change`; what was saved stays right."""
 
-    def plant(op):
+    def mutant(op):
         def forward(*xs, **attrs):
             y, saved = op.forward(*xs, **attrs)
             return change(np.array(y)), saved
 
         return op._replace(forward=forward)
 
-    return plant
+    return mutant
 
 
 def last_row_stale(x):
@@ -99,7 +98,7 @@ def one_nan(x):
 
 
 def a_little_noise(x):
-    """Every second element off by twenty float32 roundings: too small for the eye, not for the judge."""
+    """Every second element off by twenty float32 roundings: too small for the eye, not for the accuracy test."""
     x.flat[::2] *= 1 + 20 * np.finfo(np.float32).eps
     return x
 
@@ -175,14 +174,14 @@ def gives_out_what_it_saved(op):
 def float64_result(op):
     """A backend of its own, whose results nobody casts."""
     forward = lambda *xs, **attrs: (op.forward(*xs, **attrs)[0].astype(np.float64), op.forward(*xs, **attrs)[1])
-    return Op(op.name, forward, op.backward, backend="planted")
+    return Op(op.name, forward, op.backward, backend="mutant")
 
 
 ALL = (check_case, float64, float32)
 VALUES = (float64, float32)  # forward and backward agree with each other, so finite differences see nothing
 
-# id -> (operation, plant, case, the checks that must see it)
-PLANTS = {
+# id -> (operation, mutant, case, the checks that must see it)
+MUTANTS = {
     "mul-gradient-times-1.001": ("mul", gradient(0, lambda g: g * 1.001), "mul/same", ALL),
     "second-input-times-1.001": ("div", gradient(1, lambda g: g * 1.001), "div/both-repeat", ALL),
     "tanh-gradient-times-1.001": ("tanh", gradient(0, lambda g: g * 1.001), "tanh/smooth", ALL),
@@ -255,12 +254,12 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("operation, plant, name, checks", PLANTS.values(), ids=PLANTS.keys())
-def test_planted_error_is_caught(operation, plant, name, checks, monkeypatch):
+@pytest.mark.parametrize("operation, mutant, name, checks", MUTANTS.values(), ids=MUTANTS.keys())
+def test_a_mutant_is_caught(operation, mutant, name, checks, monkeypatch):
     case, row = BY_NAME[name], TABLE[operation]
     for check in checks:
         check(case)
-    monkeypatch.setitem(TABLE, operation, replace(row, reference=plant(row.reference)))
+    monkeypatch.setitem(TABLE, operation, replace(row, reference=mutant(row.reference)))
     for check in checks:
         with pytest.raises(AssertionError) as caught:
             check(case)
@@ -269,7 +268,7 @@ def test_planted_error_is_caught(operation, plant, name, checks, monkeypatch):
 
 def test_a_gradient_of_the_wrong_shape_is_caught_by_the_engine(monkeypatch):
     row = TABLE["linear"]
-    plant = gradient(1, np.transpose)(row.reference)
-    monkeypatch.setitem(TABLE, "linear", replace(row, reference=plant))
+    mutant = gradient(1, np.transpose)(row.reference)
+    monkeypatch.setitem(TABLE, "linear", replace(row, reference=mutant))
     with pytest.raises(AssertionError, match=r"linear: gradient of input 1 has shape \(3, 4\), should be \(4, 3\)"):
         float64(BY_NAME["linear/3d"])

@@ -1,21 +1,21 @@
-"""The plants are where they claim to be; `make test-all` applies each to the real code and sees the suite turn red."""
+"""The mutants are where they claim to be; `make test-all` applies each to the real code and sees the suite turn red."""
 
 import pytest
 
 from tests import ROOT
-from tests.mutants.mutants import PLANTS
+from tests.mutants.mutants import MUTANTS
 from tests.mutants.mutants_gpu import KERNELS
 
 
-@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
-def test_a_plant_changes_one_place(plant):
-    assert (ROOT / plant.file).read_text().count(plant.old) == 1 and plant.old != plant.new
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
+def test_a_mutant_changes_one_place(mutant):
+    assert (ROOT / mutant.file).read_text().count(mutant.old) == 1 and mutant.old != mutant.new
 
 
-OTHERS = {name: plant for name, plant in PLANTS.items() if name not in KERNELS}  # those: test_gpu_mutants.py
+OTHERS = {name: mutant for name, mutant in MUTANTS.items() if name not in KERNELS}  # those: test_gpu_mutants.py
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("plant", OTHERS.values(), ids=OTHERS.keys())
-def test_the_ordinary_suite_catches_it(plant, garden):
-    assert garden.catches(plant)
+@pytest.mark.parametrize("mutant", OTHERS.values(), ids=OTHERS.keys())
+def test_the_ordinary_suite_catches_it(mutant, runner):
+    assert runner.catches(mutant)

@@ -1,15 +1,14 @@
 """The one explicit list of cases: every operation and every function of core.functional, at every edge we know.
 
-    CASES   small and ragged: what the tests judge. Each is named for the reason why it exists
-    BENCH   the shapes of the models' own layers: what the benches time, and what `make test-all` judges too
-    DEVICE  shapes that only a GPU is asked: `make gpu-check` judges and times them
+    CASES   small and ragged: what the tests test. Each is named for the reason why it exists
+    BENCH   the shapes of the models' own layers: what the benches time, and what `make test-all` tests too
+    DEVICE  shapes that only a GPU is asked: `make gpu-check` tests and times them
 
-Whoever checks operations (gradients, PyTorch, purity, the ledger, the kernels) goes through these. A case is written in
-the file of its family in bench/parity/cases/. `expected` says which implementation has to run where kernels are
-switched off (that each CPU kernel runs is tests/kernels/test_cpu_kernels.py's matter, each GPU kernel
+Whoever checks operations (gradients, PyTorch, purity, the parity report, the kernels) goes through these. A case is
+written in the file of its family in bench/parity/cases/. `expected` says which implementation has to run where kernels
+are switched off (that each CPU kernel runs is tests/kernels/test_cpu_kernels.py's matter, each GPU kernel
 tests/kernels/test_interpreter.py's); `covered` says which operations a list of cases runs, so that a forgotten one
-turns a test red.
-"""
+turns a test red."""
 
 from bench.parity.cases import (
     adversarial,
@@ -37,7 +36,7 @@ from core.engine import Op
 from core.observe import recording
 from core.table import TABLE
 
-# What a family is judged by, section by section of the parity report: files of cases.
+# What a family is tested by, section by section of the parity report: files of cases.
 SECTIONS = {
     "convolution": (conv,),
     "attention": (attention,),

@@ -1,6 +1,6 @@
-"""The shapes that only a GPU is asked: too large for a CPU to compute, or to judge, in a test.
+"""The shapes that only a GPU is asked: too large for a CPU to compute, or to test, in a test.
 
-They are those of the targets (bench/gpu/targets.py) whose published figures are for such sizes. `make gpu-check` judges
+They are those of the targets (bench/gpu/targets.py) whose published figures are for such sizes. `make gpu-check` tests
 and times them in float16, against float64 by torch on the GPU; no test on a CPU makes their arrays.
 """
 

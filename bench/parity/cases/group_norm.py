@@ -16,8 +16,8 @@ def grouped(x, groups, w, b, eps):
     return y if b is None else y + b
 
 
-def group(name, shape, groups, affine="wb", act=None, eps=1e-5, x=None, smooth=True, peer=TF.group_norm):
-    """x (N, ..., C) in `groups` groups of channels; `peer` is None where PyTorch's own gradients fail."""
+def group(name, shape, groups, affine="wb", act=None, eps=1e-5, x=None, smooth=True, baseline=TF.group_norm):
+    """x (N, ..., C) in `groups` groups of channels; `baseline` is None where PyTorch's own gradients fail."""
 
     def split(rest):
         rest = list(rest)
@@ -31,11 +31,11 @@ def group(name, shape, groups, affine="wb", act=None, eps=1e-5, x=None, smooth=T
         return TF.silu(y) if act else y
 
     def theirs(x, *rest):
-        y = peer(x.movedim(-1, 1), groups, *split(rest), eps).movedim(1, -1)
+        y = baseline(x.movedim(-1, 1), groups, *split(rest), eps).movedim(1, -1)
         return TF.silu(y) if act else y
 
     make = x or normal(*shape), *[normal(shape[-1])] * len(affine)
-    both = (theirs if peer else oracle), make, (), oracle
+    both = (theirs if baseline else oracle), make, (), oracle
     return Case(f"group_norm/{name}", ours, *both, smooth=smooth, options={"groups": groups, "act": act})
 
 
@@ -46,7 +46,7 @@ CASES = [
     group("group-a-channel", (2, 4, 3, 5), 5, act="silu"),
     group("one-image", (1, 3, 3, 4), 2),
     group("no-images", (0, 3, 3, 4), 2),
-    group("no-pixels", (2, 0, 3, 4), 2, peer=None),
+    group("no-pixels", (2, 0, 3, 4), 2, baseline=None),
     group("no-axes-between", (5, 6), 3),
     group("sequence", (2, 7, 6), 2),
     group("volume", (2, 2, 3, 2, 4), 2),
@@ -54,7 +54,7 @@ CASES = [
     group("single-numbers", (4, 1, 1, 3), 3),  # the result is the bias, the gradient of x truly zero
     group("bare", (2, 3, 4, 6), 2, affine=""),
     group("bare-silu", (2, 3, 4, 6), 2, affine="", act="silu"),
-    group("no-weight", (2, 3, 4, 6), 2, affine="b", peer=None),
+    group("no-weight", (2, 3, 4, 6), 2, affine="b", baseline=None),
     group("no-bias", (2, 3, 4, 6), 2, affine="w"),
     group("eps", (2, 3, 4, 6), 2, eps=0.5),
     # these three vary on a scale below a difference's step

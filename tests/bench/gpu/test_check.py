@@ -74,18 +74,18 @@ def test_a_floor_is_the_larger_of_two_times():
     assert roofline.peaks("nvidia-h200").memory == 4.8e12 and roofline.peaks("nvidia-t4") is None
 
 
-def test_the_ratio_is_to_the_best_peer_that_passed():
+def test_the_ratio_is_to_the_best_baseline_that_passed():
     row = lambda who, ms, passed=True: {
         "case": "c", "precision": "float32", "who": who, "passed": passed, "forward": {"ms": ms}
     }  # fmt: skip
     rows = [row("ours", 2.0), row("torch eager", 5.0), row("Liger", 1.0, False), row("torch.compile", 3.0)]
     for i in range(1, 5):
         kernels.compare(rows[:i])
-    assert rows[0]["forward"] == {"ms": 2.0, "ratio": 1.5, "best_peer": "torch.compile"}
+    assert rows[0]["forward"] == {"ms": 2.0, "ratio": 1.5, "best_baseline": "torch.compile"}
 
 
 @pytest.mark.parametrize("case", [*BENCH, *DEVICE], ids=lambda c: c.name)
-def test_every_bench_has_its_peers(case):
+def test_every_bench_has_its_baselines(case):
     who = contenders.contenders(case)
     assert who[0] == "ours" and who[-1] == contenders.COMPILED
     assert ("Liger" in who) == (case.op in ("cross_entropy", "linear_cross_entropy", "layer_norm"))
@@ -109,7 +109,7 @@ class Referring(Device):
 
 @pytest.mark.parametrize("name", ["conv2d/stride-2-gan", "conv_transpose2d/stride-2-gan"])
 @pytest.mark.parametrize("who", ["ours", *contenders.FORMATS])
-def test_a_weight_gradient_alone_is_the_one_that_was_judged(name, who, monkeypatch):
+def test_a_weight_gradient_alone_is_the_one_that_was_compared(name, who, monkeypatch):
     timed = lambda: kernels.timed(Referring(), BY_NAME[name], PRECISIONS[0], who)
     assert set(kernels.PASSES) <= set(timed())
     make = contenders.make
@@ -156,7 +156,7 @@ def test_float64_of_a_large_shape_is_the_devices_affair(large, where, monkeypatc
     device = Referring()
     device.torch = "cuda"
     kernels.known(case.name, PRECISIONS[2], kernels.of_oracle(device, case.name))
-    kernels.judged(device, case, PRECISIONS[0])
+    kernels.checked(device, case, PRECISIONS[0])
     assert asked == where
 
 
@@ -203,10 +203,10 @@ NEVER_REPLAYED = {
 }
 
 
-@pytest.mark.parametrize(("plant", "fault"), NEVER_REPLAYED.values(), ids=NEVER_REPLAYED)
-def test_steps_that_were_no_replays_are_not_compared_as_such(plant, fault, monkeypatch):
+@pytest.mark.parametrize(("change", "fault"), NEVER_REPLAYED.values(), ids=NEVER_REPLAYED)
+def test_steps_that_were_no_replays_are_not_compared_as_such(change, fault, monkeypatch):
     """They have the same bits too."""
-    monkeypatch.setattr(Trainer, *plant)
+    monkeypatch.setattr(Trainer, *change)
     monkeypatch.setattr(models, "MODELS", {"vae": models.MODELS["vae"]})
     assert [r["fault"] for r in graphs()] == [fault]
 
@@ -219,7 +219,7 @@ def test_memory_is_the_most_that_was_held_at_once():
     assert held.most == 14
 
 
-def test_a_peer_that_fails_is_not_run_and_a_failure_of_ours_is_a_failure():
+def test_a_baseline_that_fails_is_not_run_and_a_failure_of_ours_is_a_failure():
     class Broken:
         def ask(self, question, seconds):
             return {"passed": False, "fault": "ValueError: wrong"}

@@ -37,7 +37,7 @@ def check_steps(rows):
     bound = {"float32": 1e-5, "float16": TOLERANCE}
     assert all(row["passed"] and row["losses checked"] <= bound[row["precision"]] for row in rows)
     for row in rows:
-        assert row["who"] != "ours" or (row["ratio"] > 0 and row["best_peer"] != "ours")
+        assert row["who"] != "ours" or (row["ratio"] > 0 and row["best_baseline"] != "ours")
     everybody = {(kind, who) for kind in MODELS for who in RIVALS} | {("gan", who) for who in COMPILED} | LAST
     for precision in bound:
         trained = [row for row in rows if row["task"] == "step" and row["precision"] == precision]

@@ -6,6 +6,7 @@ import pytest
 
 from bench.gpu import report, targets
 from tests import ROOT
+from tests.bench.gpu import unopened
 
 
 def kernel(case, who, precision="float16", forward=(1.0, 8.0), both=(3.0, 16.0), **more):
@@ -31,12 +32,12 @@ KERNELS = [
     kernel("linear_cross_entropy/gpt-demo", "torch eager", both=(3.6, 64.0)),
     not_run("ours", "not run: out of time", case="layer_norm/gpt-small", precision="float16"),
 ]
-KERNELS[0]["forward"].update(of="flops", of_floor=0.42, ratio=0.9, best_peer="SDPA flash")
-KERNELS[0]["forward and backward"].update(of="bytes", of_floor=0.3, ratio=0.8, best_peer="SDPA cudnn")
+KERNELS[0]["forward"].update(of="flops", of_floor=0.42, ratio=0.9, best_baseline="SDPA flash")
+KERNELS[0]["forward and backward"].update(of="bytes", of_floor=0.3, ratio=0.8, best_baseline="SDPA cudnn")
 GAN = {"task": "step", "model": "gan", "preset": "paper", "batch": 64, "precision": "tf32"}
 STEPS = [
-    step("ours", 2.0, ratio=1.1, best_peer="CUDA graph"),
-    step("ours", 30.0, "sample", "gpt", 32, per_second=12345.0, ratio=1.25, best_peer="torch eager"),
+    step("ours", 2.0, ratio=1.1, best_baseline="CUDA graph"),
+    step("ours", 30.0, "sample", "gpt", 32, per_second=12345.0, ratio=1.25, best_baseline="torch eager"),
     step("torch eager", 7.0),
     step("CUDA graph", 2.2),
     step("torch.compile reduce-overhead", 2.8),
@@ -78,7 +79,7 @@ README = """\
 
 On some-gpu (driver_version 570.1, torch 2.11, numpy 2.5); [all rows](../bench/results/some-gpu/README.md), operations and losing ones included:
 
-| training step | precision | ours | host | memory | best peer | peer / ours |
+| training step | precision | ours | host | memory | best baseline | baseline / ours |
 |---|---|---:|---:|---:|---|---:|
 | gan paper, batch 64 | tf32 | 2.000 ms | 0.250 ms | 310 MiB | CUDA graph | **1.10** |
 
@@ -128,14 +129,13 @@ def test_without_results_the_page_says_so(tmp_path):
     assert report.results_block() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
-def test_every_target_has_rows_peers_and_a_pass_that_measure_it():
+def test_every_target_has_rows_baselines_and_a_pass_that_measure_it():
     """Of the rows that a run on a device is asked for; a dry run shows which passes they hold (test_interpreter.py)."""
     from bench.gpu import contenders, kernels, steps
-    from bench.gpu.device import PRECISIONS, Device
+    from bench.gpu.device import PRECISIONS
     from bench.parity.cases import BY_NAME
 
-    gpu = Device.__new__(Device)  # without looking for one
-    gpu.dry = False
+    gpu = unopened()
     rows = [
         {"case": c.name, "precision": p.name, "who": who}
         for p in PRECISIONS

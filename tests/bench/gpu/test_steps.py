@@ -9,9 +9,10 @@ from bench.cpu.worker import TOLERANCE
 from bench.gpu import sampling, sides, steps
 from bench.gpu.device import PRECISIONS, Device
 from bench.gpu.timing import Clock, in_a_row
-from bench.torch_models.base import Twin
+from bench.torch_models.base import Counterpart
 from core import dispatch
 from models import MODELS
+from tests.bench.gpu import unopened
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's compiler, of torch
 
@@ -28,16 +29,13 @@ def test_a_step_is_compared_by_its_time_and_sampling_by_its_rate():
     for i in range(1, len(rows) + 1):
         steps.compare(rows[:i])
     assert [r.get("ratio") for r in rows] == [1.5, None, None, None, 1.5, None]
-    assert rows[0]["best_peer"] == "CUDA graph" and rows[4]["best_peer"] == "torch eager"
+    assert rows[0]["best_baseline"] == "CUDA graph" and rows[4]["best_baseline"] == "torch eager"
 
 
-def test_every_model_meets_every_peer_and_compiling_comes_last():
-    class GPU:
-        dry = False
-
-    names = [job["who"] for job in steps.jobs(GPU)]
+def test_every_model_meets_every_baseline_and_compiling_comes_last():
+    names = [job["who"] for job in steps.jobs(unopened())]
     assert names == sorted(names, key=sides.contenders("gan").index)
-    trained = [job for job in steps.jobs(GPU) if job["task"] == "step"]
+    trained = [job for job in steps.jobs(unopened()) if job["task"] == "step"]
     # images: ours, eager in two formats, a graph, three modes of torch.compile; text: one format. In three precisions
     assert len(trained) == 3 * (4 * 7 + 3 * 6)
     assert len(names) - len(trained) == 2 * 6 * 2
@@ -62,9 +60,11 @@ def test_nobody_is_timed_whose_losses_are_others(who, precision, begin):
 @pytest.mark.parametrize("who", [sides.GRAPH, "torch.compile"])
 def test_a_step_that_was_captured_or_compiled_wrongly_is_seen(who, begin, monkeypatch):
     """Eager steps are right, so that only the comparison with them can tell."""
-    changed = lambda twin, *_: twin.load({k: a * np.float32(1.1) for k, a in begin.trainer.model.state_dict().items()})
-    monkeypatch.setattr(Twin, "restart", changed)
-    monkeypatch.setattr(sides, "compile_parts", lambda device, twin, mode: changed(twin))
+    changed = lambda counterpart, *_: counterpart.load(
+        {k: a * np.float32(1.1) for k, a in begin.trainer.model.state_dict().items()}
+    )
+    monkeypatch.setattr(Counterpart, "restart", changed)
+    monkeypatch.setattr(sides, "compile_parts", lambda device, counterpart, mode: changed(counterpart))
     with pytest.raises(ArithmeticError):
         sides.make(Device(dry=True), who, begin, PRECISIONS[0])
 
@@ -85,12 +85,12 @@ def test_nobody_samples_in_time_who_samples_something_else(kind, who, monkeypatc
     assert sampling.make(Device(dry=True), who, t, 2, PRECISIONS[0]).off <= 1e-5
     monkeypatch.setattr(sampling, "on_device", lambda device, t: shifted(sides.on_device(device, t)))
     more = lambda state: {name: a * np.float32(1.1) for name, a in state.items()}
-    monkeypatch.setattr(Twin, "load", lambda twin, state: load(twin, more(state)))
+    monkeypatch.setattr(Counterpart, "load", lambda counterpart, state: load(counterpart, more(state)))
     with pytest.raises(ArithmeticError, match="nothing is timed"):
         sampling.make(Device(dry=True), who, t, 2, PRECISIONS[0])
 
 
-load = Twin.load
+load = Counterpart.load
 
 
 def shifted(t):

@@ -9,11 +9,11 @@ from bench.parity.cases import BENCH, CASES, DIFFERENTIABLE, FAMILIES, NOTHING_R
 from core import functional as F
 from core.observe import tracing
 
-DTYPES = 3  # each case is judged in float64, float32 and float16
+DTYPES = 3  # each case is tested in float64, float32 and float16
 
 
 def comparisons(cases) -> Counter:
-    """How many arrays are judged, by operation: outputs, and gradients of the inputs that want one."""
+    """How many arrays are tested, by operation: outputs, and gradients of the inputs that want one."""
     count = Counter()
     for case in cases:
         arrays = case.arrays(np.float32)
@@ -25,7 +25,7 @@ def comparisons(cases) -> Counter:
 COUNT = comparisons(CASES)
 
 
-def test_enough_is_judged_and_not_the_easy_part():
+def test_enough_is_compared_and_not_the_easy_part():
     assert COUNT.total() >= 1500
     assert all(COUNT[op] >= 150 for op in ("conv2d", "conv_transpose2d", "attention"))
     assert COUNT["cross_entropy"] + COUNT["linear_cross_entropy"] >= 150

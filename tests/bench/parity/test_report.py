@@ -9,11 +9,11 @@ from bench.parity.trajectories import LOSSES, STEPS
 from bench.parity.trajectories import load as load_trajectories
 from bench.parity.whole_models import SETTINGS
 
-LEDGER, ROWS = tables.load_ledger()
+REPORT, ROWS = tables.load_report()
 COMPARED = ("convolution", "attention", "matrix products", "normalisation", "losses")
 
 
-def test_every_case_stands_in_the_ledger_and_no_other():
+def test_every_case_stands_in_the_parity_report_and_no_other():
     wanted = {(c.name, d) for c in CASES for d in DTYPES} | {(c.name, "float32") for c in BENCH}
     wanted |= {(f"model/{label}", "float32") for label in SETTINGS}
     found = {(r.case, r.verdict.dtype) for r in ROWS}
@@ -45,13 +45,13 @@ def test_the_page_of_results_is_not_stale():
 
 
 def test_the_markdown_page_is_not_stale():
-    assert tables.PARITY_MD.read_text(encoding="utf-8") == tables.markdown(LEDGER, ROWS, load_trajectories())
+    assert tables.PARITY_MD.read_text(encoding="utf-8") == tables.markdown(REPORT, ROWS, load_trajectories())
 
 
 def test_the_html_page_holds_every_row_and_names_failures():
-    text = tables.page(LEDGER, ROWS, load_trajectories())
+    text = tables.page(REPORT, ROWS, load_trajectories())
     assert "@" not in text.replace("@media", "") and text.count('"float16"') == sum(
         r.verdict.dtype == "float16" for r in ROWS
     )
-    failed = tables.Row(LEDGER["columns"], [*LEDGER["rows"][0][:-1], False])
-    assert "**failed**" in tables.markdown(LEDGER, [failed, *ROWS], load_trajectories())
+    failed = tables.Row(REPORT["columns"], [*REPORT["rows"][0][:-1], False])
+    assert "**failed**" in tables.markdown(REPORT, [failed, *ROWS], load_trajectories())

@@ -1,7 +1,7 @@
 """Every case against PyTorch, outputs and gradients: algebra in float64, rounding in float32 and float16.
 
 The rule is in parity.py. float16 is what a GPU stores; torch's CPU has most of it too, and where it has none
-(WITHOUT_HALF) the oracle alone judges, at 2 eps.
+(WITHOUT_HALF) the oracle alone tests, at 2 eps.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from bench.parity.cases import BENCH, CASES, case_id, expected
 from bench.parity.comparing import compare
-from bench.parity.rule import Draw, judge
+from bench.parity.rule import Draw, assert_accurate
 from core import Tensor
 from core import functional as F
 from core.reference import conv, cross_entropy
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("reference")  # kernels: test_cpu_kernels.p
 
 
 def compare_as_expected(case, dtype):
-    """Judge the case; the implementation that ran is the one that specs.py expects."""
+    """Test the case; the implementation that ran is the one that specs.py expects."""
     found = compare(case, dtype)
     assert {c.backend for c in found} == {expected(case, dtype)}
     return found
@@ -46,8 +46,8 @@ def test_float32_at_the_sizes_of_the_models(case):
 
 @pytest.mark.parametrize("case", first_of_each(CASES), ids=case_id)
 def test_float16(case):
-    has_peer = all(c.verdict.theirs for c in compare_as_expected(case, np.float16))
-    assert has_peer == (case.name not in WITHOUT_HALF), "torch's support has changed: bring WITHOUT_HALF up to date"
+    has_baseline = all(c.verdict.theirs for c in compare_as_expected(case, np.float16))
+    assert has_baseline == (case.name not in WITHOUT_HALF), "torch's support has changed: bring WITHOUT_HALF up to date"
 
 
 def _backwards(x):
@@ -82,7 +82,7 @@ def test_gaussian_kl_is_the_divergence_of_distributions(rng):
     mu, logvar = rng.standard_normal((2, 5, 3))
     q = torch.distributions.Normal(torch.tensor(mu), torch.tensor(0.5 * logvar).exp())
     oracle = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).numpy()
-    judge("gaussian_kl", [Draw(F.gaussian_kl(mu, logvar, reduction="none").data, oracle)], np.float64)
+    assert_accurate("gaussian_kl", [Draw(F.gaussian_kl(mu, logvar, reduction="none").data, oracle)], np.float64)
 
 
 def test_elbo_is_the_likelihood_less_the_divergence(rng):
@@ -93,7 +93,7 @@ def test_elbo_is_the_likelihood_less_the_divergence(rng):
     kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
     found = F.elbo(logits, x, mu, logvar, beta=2.0, parts=True)
     for name, y, oracle in zip(("loss", "reconstruction", "kl"), found, (2 * kl - likelihood, -likelihood, kl)):
-        judge(f"elbo: {name}", [Draw(y.data, oracle.mean().numpy())], np.float64)
+        assert_accurate(f"elbo: {name}", [Draw(y.data, oracle.mean().numpy())], np.float64)
 
 
 # --- float16 activations with float32 weights and statistics, as training on a GPU has them -------------------------
@@ -108,11 +108,11 @@ def test_half_precision_norms_keep_float32_weights(rng):
     exact = [torch.tensor(a.astype(float), requires_grad=True) for a in (x, w, b)]
     z = torch.nn.functional.layer_norm(exact[0], (5,), exact[1], exact[2])
     z.backward(torch.tensor(dy.astype(float)))
-    judge("layer_norm: y", [Draw(y.data, z.detach().numpy())], np.float16)
-    judge("layer_norm: dx", [Draw(tensors[0].grad, exact[0].grad.numpy())], np.float16)
+    assert_accurate("layer_norm: y", [Draw(y.data, z.detach().numpy())], np.float16)
+    assert_accurate("layer_norm: dx", [Draw(tensors[0].grad, exact[0].grad.numpy())], np.float16)
     for name, ours, oracle in zip(("dw", "db"), tensors[1:], exact[1:]):
         assert ours.grad.dtype == np.float32
-        judge(f"layer_norm: {name}", [Draw(ours.grad, oracle.grad.numpy())], np.float32)
+        assert_accurate(f"layer_norm: {name}", [Draw(ours.grad, oracle.grad.numpy())], np.float32)
 
 
 def test_running_statistics_of_a_half_precision_batch_are_float32(rng):
@@ -122,5 +122,5 @@ def test_running_statistics_of_a_half_precision_batch_are_float32(rng):
     mean, var = np.zeros(3, np.float32), np.ones(3, np.float32)
     F.batch_norm(x, mean, var, training=True, momentum=1.0)
     exact = x.astype(float)
-    judge("running mean", [Draw(mean, exact.mean(0))], np.float32)
-    judge("running variance", [Draw(var, exact.var(0, ddof=1))], np.float32)
+    assert_accurate("running mean", [Draw(mean, exact.mean(0))], np.float32)
+    assert_accurate("running variance", [Draw(var, exact.var(0, ddof=1))], np.float32)

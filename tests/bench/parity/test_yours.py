@@ -1,4 +1,4 @@
-"""Other people's functions are judged as ours are: what docs/judge-your-own.md shows is what comes out."""
+"""Other people's functions are tested as ours are: what docs/your-own-function.md shows is what comes out."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from bench.command import main
 from bench.parity.yours import cases_of, check
 from tests import ROOT
 
-PAGE = (ROOT / "docs" / "judge-your-own.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "your-own-function.md").read_text(encoding="utf-8")
 
 
 def command(*arguments):

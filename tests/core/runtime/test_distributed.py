@@ -1,5 +1,5 @@
-"""Several ranks, started by a real launcher: the same step as one rank takes, within the judge's bound; parts that are
-accumulated; what is sent, and the model of what that costs. Whole runs on ranks:
+"""Several ranks, started by a real launcher: the same step as one rank takes, within the accuracy test's bound; parts
+that are accumulated; what is sent, and the model of what that costs. Whole runs on ranks:
 tests/core/runtime/test_rank_runs.py."""
 
 import functools
@@ -29,7 +29,9 @@ from tests.fakes.fake_nccl import Mirror, nccl
 
 SEEDS = 2
 MODELS: dict = {"gan": {"sync_batch_norm": True}, "vae": {}, "gpt": {}, "seq2seq": {}, "diffusion": {}}
-PARTS = {"gan": 1}  # what its twin's batch norm normalises is not cut; the others' batches are, into single examples
+PARTS = {
+    "gan": 1
+}  # what its counterpart's batch norm normalises is not cut; the others' batches are, into single examples
 GROUPS = ("loss ", "gradient ", "state ")
 
 
@@ -69,7 +71,7 @@ def taken(oracles, tmp_path_factory):
 
 
 def faults(kind, oracles, ours_of):
-    """What the judge finds wrong in one step, `ours_of(seed)`, beside the whole batch's oracle."""
+    """What the accuracy test finds wrong in one step, `ours_of(seed)`, beside the whole batch's oracle."""
     draws: dict = defaultdict(list)
     for seed, groups in oracles[kind]:
         ours = ours_of(seed)

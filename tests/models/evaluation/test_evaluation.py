@@ -185,32 +185,32 @@ def test_other_images_get_a_classifier_of_their_own_once(short, tmp_path, monkey
 
 @pytest.fixture(scope="module")
 def seen(carried):
-    """Training images as the classifier sees them, and held-out ones: some to judge by, some to be judged."""
+    """Training images as the classifier sees them, and held-out ones: some as the reference, some as samples."""
     model, d = carried
     train = images.Seen.of(model, d.x_train[:1500] / 255.0)
     real = images.Seen.of(model, d.x_test[:400] / 255.0)
     real_near = real.nearest(train)
 
-    def judged(x):
+    def features(x):
         shown = images.Seen.of(model, x)
         return {n: i.value for n, i in images.figures(shown, shown.nearest(train), train, limit).items()}
 
     limit = np.percentile(real_near[0][0], 1)
-    return d, judged
+    return d, features
 
 
 def test_copies_are_told_from_new_images(seen):
-    d, judged = seen
-    copied, new = judged(d.x_train[100:500] / 255.0), judged(d.x_test[400:800] / 255.0)
+    d, features = seen
+    copied, new = features(d.x_train[100:500] / 255.0), features(d.x_test[400:800] / 255.0)
     assert copied["very_near"] == 1 and copied["nearest_pixels"] < 1e-5 > copied["nearest_features"]
     assert new["very_near"] < 0.05 and new["nearest_pixels"] > 3
 
 
 def test_what_is_wrong_with_a_set_shows_in_the_figure_for_it(seen, rng):
-    d, judged = seen
+    d, features = seen
     x, y = d.x_test / 255.0, d.y_test
-    good, ones = judged(x[:400]), judged(x[y == 1][:200].repeat(2, 0))
-    noisy = judged((x[:400] + rng.normal(0, 0.5, (400, 28, 28))).clip(0, 1))
+    good, ones = features(x[:400]), features(x[y == 1][:200].repeat(2, 0))
+    noisy = features((x[:400] + rng.normal(0, 0.5, (400, 28, 28))).clip(0, 1))
     assert ones["class_gap"] == pytest.approx(1 - (d.y_train[:1500] == 1).mean(), abs=0.02) and good["class_gap"] < 0.1
     assert ones["precision"] > 0.7 and ones["recall"] < 0.2 and ones["coverage"] < 0.3
     assert noisy["precision"] < 0.5 * good["precision"] and noisy["confidence"] < good["confidence"] - 0.05

@@ -1,5 +1,5 @@
-"""Exported files beside our own model: onnxruntime is judged as ours would be, our float64 reference is the oracle and
-PyTorch's runs are the yardstick. Weights go back into PyTorch by the lines that the export prints."""
+"""Exported files beside our own model: onnxruntime is tested as ours would be, our float64 reference is the oracle and
+PyTorch's runs are the baseline. Weights go back into PyTorch by the lines that the export prints."""
 
 import numpy as np
 import onnx
@@ -9,9 +9,9 @@ import torch
 
 import core.functional as F
 from bench.parity import small_models
-from bench.parity.rule import Draw, judge
+from bench.parity.rule import Draw, assert_accurate
 from bench.parity.torch_runs import torch_runs
-from bench.torch_models import TWINS
+from bench.torch_models import COUNTERPARTS
 from bench.torch_models.base import channels_last
 from core import no_grad, use
 from models.export import export
@@ -99,8 +99,8 @@ def ours(t, given):
         return F.linear(t.model.decode(ids, *t.model.encode(source)), t.model.table.weight).numpy()
 
 
-def theirs(kind, twin, given):
-    model, given = twin.model.eval(), [twin.tensor(a) for a in given]
+def theirs(kind, counterpart, given):
+    model, given = counterpart.model.eval(), [counterpart.tensor(a) for a in given]
     with torch.no_grad():
         if kind == "gan":
             return (channels_last(model.generator(*given))[..., 0].numpy() + 1) / 2
@@ -125,10 +125,10 @@ def test_onnxruntime_agrees(trained):
     for _ in range(4):
         given = inputs(t)
         wide = tuple(a.astype(np.float64) if a.dtype.kind == "f" else a for a in given)
-        peers = tuple(theirs(t.kind, run.twin, given) for run in runs)
-        draws.append(Draw(exported(t, sessions, given), ours(oracle, wide), peers))
+        baselines = tuple(theirs(t.kind, run.counterpart, given) for run in runs)
+        draws.append(Draw(exported(t, sessions, given), ours(oracle, wide), baselines))
     assert draws[0].oracle.dtype == np.float64
-    judge(f"onnxruntime/{t.kind}", draws, np.float32)
+    assert_accurate(f"onnxruntime/{t.kind}", draws, np.float32)
 
 
 def test_any_batch_is_taken(trained):
@@ -138,7 +138,7 @@ def test_any_batch_is_taken(trained):
     alone = exported(t, sessions, tuple(a[:1] for a in given))
     whole = exported(t, sessions, given)
     assert whole.shape == (len(given[0]), *alone.shape[1:])
-    judge(f"a row/{t.kind}", [Draw(whole[:1], alone.astype(np.float64), alone)], np.float32)
+    assert_accurate(f"a row/{t.kind}", [Draw(whole[:1], alone.astype(np.float64), alone)], np.float32)
 
 
 FILES = {
@@ -164,7 +164,7 @@ def test_files_of_a_run(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(folder / "export")
     names: dict = {}
     exec(export.loading(t), names)  # the lines that users are told to run
-    expected = TWINS[kind](t).model.state_dict()
+    expected = COUNTERPARTS[kind](t).model.state_dict()
     assert names["model"].state_dict().keys() == expected.keys()
     assert all(torch.equal(v, expected[k]) for k, v in names["model"].state_dict().items())
 

@@ -42,14 +42,14 @@ def timed(work):
     work()
     return time.process_time() - began
 
-def yardstick():
+def baseline():
     for i in range(20):
         (a @ a).sum(), sum(range(1000))
 
 for i in range(steps):
     batch = next(batches)
     took = timed(lambda: trainer.step(batch))
-    times[i] = took, took / timed(yardstick)
+    times[i] = took, took / timed(baseline)
     if leak:
         kept.append(bytearray(leak))
     with open("/proc/self/statm") as f:
@@ -59,7 +59,8 @@ print(json.dumps([memory.tolist(), times.tolist()]))
 
 
 def watched(kind, demo, steps, leak=0):
-    """Resident bytes after each step; processor seconds and yardsticks that it took. `leak` bytes are kept of each."""
+    """Resident bytes after each step; processor seconds that it took, and over those of the
+    reference work. `leak` bytes are kept of each step."""
     command = [sys.executable, "-c", CODE, json.dumps([kind, demo, steps, leak])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     memory, times = map(np.array, json.loads(done.stdout))
