@@ -92,7 +92,7 @@ FIXED = ("preset", "batch", "seed", "out", "data", "precision", "sync_batch_norm
 
 
 def _train(args):
-    world = process_group.world(args.device, args.timeout)
+    group = process_group.current(args.device, args.timeout)
     if args.resume:
         given = {o: getattr(args, o) for o in FIXED}
         fixed = [o.replace("_", "-") for o, value in given.items() if value is not None and value is not False]
@@ -101,7 +101,7 @@ def _train(args):
         kind = Run.open(args.resume).settings["model"]
         if args.model not in (None, kind):
             raise ValueError(f"{args.resume} holds a {kind} run, not {args.model}")
-        options = {"device": args.device, "graph": args.graph, "accumulate": args.accumulate, "world": world}
+        options = {"device": args.device, "graph": args.graph, "accumulate": args.accumulate, "group": group}
         run, trainer, seconds = resume(
             args.resume, steps=args.steps, save_every=args.save_every, anomalies=args.detect_anomaly, **options
         )
@@ -124,7 +124,7 @@ def _train(args):
             anomalies=args.detect_anomaly,
             accumulate=args.accumulate or 1,
             sync_batch_norm=args.sync_batch_norm,
-            world=world,
+            group=group,
         )
     if getattr(trainer, "left_out", 0):
         most = trainer.config.length - 1
@@ -246,11 +246,11 @@ def _fail(words, rank, errors, code=1) -> int:
     ended them soon after: most errors are the same on all, and it hears of those that are not."""
     line = f"{f'rank {rank}: ' if rank else ''}{words}"
     if rank and process_group.met():
-        process_group.world().tell(line, ALIKE)
+        process_group.current().tell(line, ALIKE)
     if not rank or process_group.met():
         print(f"error: {line}", file=errors, flush=True)
     if process_group.met():
-        process_group.world().end(code)
+        process_group.current().end(code)
     _let_the_first_speak(rank)
     return code
 

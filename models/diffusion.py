@@ -151,7 +151,7 @@ class DiffusionTrainer(LabelTrainer):
         default = self.config.sampler_steps if sampler == "ddim" else self.config.timesteps
         times = self.schedule.times(default if steps is None else steps)
         labels = self.labels_of("sample", n, self.in_turn(n) if labels is None else labels)
-        with self.apart(seed):
+        with self.evaluating(seed):
             x = random.normal((n, 28, 28, 1))
             for t, s in progress(times, "sampling", unit="step", leave=False, delay=PATIENCE):
                 x0 = self.denoised(x, t, labels, guidance)
@@ -192,7 +192,7 @@ class DiffusionTrainer(LabelTrainer):
     def evaluate(self) -> dict:
         """The loss over the test set, one draw an image, and figures of 200 samples (models/evaluation/measures.py)."""
         total, xp = 0.0, self.xp
-        with self.apart():
+        with self.evaluating():
             for x, labels in self.batches("test"):
                 total += len(x) * self.regression(self.model.average, xp.asarray(x), xp.asarray(labels)).item()
         return {"loss": total / len(self.data.x_test), **label_figures(self.sample(200), self.in_turn(200), self.data)}

@@ -192,7 +192,7 @@ class GANTrainer(LabelTrainer):
 
         labels, where there are classes: one class, or one for each image; None takes them in turn."""
         check.count("sample", "n", n)
-        with self.apart(seed):
+        with self.evaluating(seed):
             z = random.normal((n, self.config.latent))
             return self._draw(z, self.labels_of("sample", n, self.in_turn(n) if labels is None else labels))
 
@@ -202,7 +202,7 @@ class GANTrainer(LabelTrainer):
         cos(t) z + sin(t) z' of two independent noises is as much N(0, 1) as they are, all the way from t = 0 to pi / 2.
         """
         rows, c, columns = self.classes or ROWS, self.config, COLUMNS
-        with self.apart(seed):
+        with self.evaluating(seed):
             first, last = random.normal((2, 1 if self.classes else rows, 1, c.latent))
             t = self.xp.linspace(0, np.pi / 2, columns).astype(np.float32)[:, None]
             z = self.xp.cos(t) * first + self.xp.sin(t) * last  # (rows or 1, columns, Z)

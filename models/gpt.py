@@ -179,7 +179,7 @@ class GPTTrainer(TokenTrainer):
         if not ids:
             raise ValueError("generate: prompt is empty, should have a character or more")
         check.count("generate", "n", n, 0)
-        with self.apart(seed, number):
+        with self.evaluating(seed, number):
             context, caches, new = self.config.context, self.model.caches(1), ids[-self.config.context :]
             for _ in range(n):
                 if caches[0].length + len(new) > context:
@@ -197,7 +197,7 @@ class GPTTrainer(TokenTrainer):
     def evaluate(self) -> dict:
         """Loss over the whole held-out text, in nats a token and nats a character; of poems, how much is recited."""
         total, count = 0.0, 0
-        with self.apart():
+        with self.evaluating():
             for ids, targets in self.batches("test"):
                 total += self.model.loss(*(self.xp.asarray(a) for a in (ids, targets)), reduction="sum").item()
                 count += targets.size

@@ -163,7 +163,7 @@ class Seq2SeqTrainer(TokenTrainer):
 
     def train_step(self, source, decoder_input, target):
         words = self.xp.asarray((target != PAD).sum())
-        self.world.sum_(words)  # each rank has other padding
+        self.group.sum_(words)  # each rank has other padding
         parameters = self.model.parameters()
         self.model.zero_grad()
         objective = self.objective("loss", parameters)
@@ -182,7 +182,7 @@ class Seq2SeqTrainer(TokenTrainer):
             check.fail("translate", "sentence", check.shown(sentence), "a text of a word or more")
         limit = self.config.length - 1
         source = np.array([_pad((*self.tokenizer.encode(sentence)[:limit], EOS), limit + 1)])
-        with self.apart():
+        with self.evaluating():
             memories, mask = self.model.encode(self.xp.asarray(np.repeat(source, beams, axis=0)))
             caches = self.model.caches(beams)
 
@@ -220,7 +220,7 @@ class Seq2SeqTrainer(TokenTrainer):
     def _loss(self, *arrays) -> float:
         """Summed loss of source, decoder input and target, (n, T) each, a batch at a time."""
         total, b = 0.0, self.config.batch
-        with self.apart():
+        with self.evaluating():
             for i in range(0, len(arrays[0]), b):
                 total += self.model.loss(*(self.xp.asarray(a[i : i + b]) for a in arrays), reduction="sum").item()
         return total

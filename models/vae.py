@@ -136,14 +136,14 @@ class VAETrainer(LabelTrainer):
         labels, where there are classes: one class, or one for each image; None takes them in turn."""
         check.count("sample", "n", n)
         labels = self.labels_of("sample", n, self.in_turn(n) if labels is None else labels)
-        with self.apart(seed):
+        with self.evaluating(seed):
             return self._decode(random.normal((n, self.config.latent)), labels)
 
     def reconstruct(self, images, labels=None):
         """Images (n, 28, 28) bytes, with classes labels -> their reconstructions from mu, (n, 28, 28) in [0, 1]."""
         check_images("reconstruct", images)
         labels = self.labels_of("reconstruct", len(images), labels)
-        with self.apart():
+        with self.evaluating():
             return self._decode(self._encode(images, labels), labels)
 
     def interpolate(self, first, last, n: int = 8, labels=None):
@@ -155,7 +155,7 @@ class VAETrainer(LabelTrainer):
             check_images("interpolate", images)
         check.matches("interpolate", "last", last.shape, first.shape)
         labels = self.labels_of("interpolate", len(first), labels)
-        with self.apart():
+        with self.evaluating():
             a, b = (self._encode(x, labels) for x in (first, last))
             rows = [self._decode(a + (b - a) * (i / (n - 1)), labels) for i in range(n)]
         return np.stack(rows, axis=1)
@@ -170,7 +170,7 @@ class VAETrainer(LabelTrainer):
         order, labels = np.argsort(-kl, kind="stable"), np.arange(self.classes).repeat(COLUMNS)
         own = self.labels_of("traverse", 1, self.data.y_test[one] if self.classes else None)
         rows = self.classes or len(order)
-        with self.apart():
+        with self.evaluating():
             z = self._encode(self.data.x_test[one], own).numpy()
             z = np.tile(z[:, None], (rows, COLUMNS, 1))  # (rows, columns, Z)
             z[np.arange(rows), :, order[0] if self.classes else order] = np.linspace(-3, 3, COLUMNS)
@@ -187,7 +187,7 @@ class VAETrainer(LabelTrainer):
     def information(self):
         """What each latent dimension says of an image: its KL in nats, NumPy (Z,), the mean of the test images."""
         total = np.zeros(self.config.latent)
-        with self.apart():
+        with self.evaluating():
             for batch in self.batches("test"):
                 mu, logvar = (t.numpy() for t in self.model.encoder(*(self.xp.asarray(a) for a in batch)))
                 total += 0.5 * (mu**2 + np.exp(logvar) - 1 - logvar).sum(axis=0, dtype=np.float64)
@@ -202,7 +202,7 @@ class VAETrainer(LabelTrainer):
     def evaluate(self) -> dict:
         """-ELBO in nats over the whole test set, one draw an image, dropout off; and the figures of 200 samples."""
         sums, n = np.zeros(3), 0
-        with self.apart():
+        with self.evaluating():
             for batch in self.batches("test"):
                 x, *labels = (self.xp.asarray(a) for a in batch)
                 logits, mu, logvar = self.model(x, *labels)

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.cpu.interleaved import check_idle
 from bench.cpu.step import RESULTS as STEPS
-from bench.cpu.turns import check_idle
 from core.runtime import distributed, memory, process_group
 from core.runtime.buckets import Buckets
 from models import MODELS
@@ -40,9 +40,9 @@ MPIRUN = Path(sys.executable).parent / "mpirun"
 # --- inside a rank ----------------------------------------
 
 
-def timed(world, work, *arguments) -> tuple:
+def timed(group, work, *arguments) -> tuple:
     """(what `work` gives, its seconds), begun by all ranks together."""
-    world.any(False)
+    group.any(False)
     began = time.perf_counter()
     result = work(*arguments)
     return result, time.perf_counter() - began
@@ -58,26 +58,26 @@ class Timed(Buckets):
     @classmethod
     def instead_of(cls, buckets: dict) -> dict:
         """A trainer's buckets, timed."""
-        return {loss: cls(b.world, list(b.home)[::-1]) for loss, b in buckets.items()}
+        return {loss: cls(b.group, list(b.home)[::-1]) for loss, b in buckets.items()}
 
     def finish(self, values):
         if self.trial:
             self.row = self.try_(*self.trial)
-        result, self.seconds = timed(self.world, super().finish, values)
+        result, self.seconds = timed(self.group, super().finish, values)
         return result
 
     def try_(self, share, pieces) -> tuple:
         """(bytes, buckets, seconds) of summing a share of each bucket, cut into pieces. What was summed becomes the
         ranks' mean, so that the sum of everything is afterwards what it would have been."""
         some = [piece for b in self.buckets for piece in np.array_split(b.flat[: int(share * b.flat.size)], pieces)]
-        _, seconds = timed(self.world, self.sum_, [*some, np.zeros(1)])
+        _, seconds = timed(self.group, self.sum_, [*some, np.zeros(1)])
         for piece in some:
-            piece /= self.world.size
+            piece /= self.group.size
         return sum(piece.nbytes for piece in some), len(some), seconds
 
     def sum_(self, arrays):
         """Arrays, all at the same time."""
-        for one in [self.world.sum_of(array).begin() for array in arrays]:
+        for one in [self.group.sum_of(array).begin() for array in arrays]:
             one.finish()
 
 
@@ -85,13 +85,13 @@ class Statistics:
     """A trainer's exchange of its batch norms' running statistics, timed like its sums."""
 
     def __init__(self, trainer):
-        self.world, self.share, self.seconds = trainer.world, trainer._share_statistics, 0.0
+        self.group, self.share, self.seconds = trainer.group, trainer._share_statistics, 0.0
         self.bytes = sum(2 * norm.running_mean.data.nbytes for norm in trainer.norms)
         if self.bytes:
             trainer._share_statistics = self
 
     def __call__(self):
-        _, self.seconds = timed(self.world, self.share)
+        _, self.seconds = timed(self.group, self.share)
 
 
 def plain(trainer) -> dict:
@@ -99,14 +99,14 @@ def plain(trainer) -> dict:
     batches, seconds = trainer.batches("train"), []
     for _ in range(2 + STEPS_TIMED):
         batch = next(batches)
-        seconds.append(timed(trainer.world, trainer.step, batch)[1])
+        seconds.append(timed(trainer.group, trainer.step, batch)[1])
     return {"step": statistics.median(seconds[2:])}
 
 
 def summed(trainer) -> dict:
     """Medians of a training step, of what its sums take, and of the trials; what is summed and sent."""
-    world, batches = trainer.world, trainer.batches("train")
-    world.overlap = False
+    group, batches = trainer.group, trainer.batches("train")
+    group.overlap = False
     trainer.step(next(batches))
     trainer.buckets = Timed.instead_of(trainer.buckets)
     every, norms = trainer.buckets.values(), Statistics(trainer)
@@ -120,14 +120,14 @@ def summed(trainer) -> dict:
             for loss, buckets in trainer.buckets.items():
                 trials.setdefault((loss, trial), []).append(buckets.row)
                 buckets.trial = None
-        batch, before = next(batches), world.bytes_sent
-        whole = timed(world, trainer.step, batch)[1]
+        batch, before = next(batches), group.bytes_sent
+        whole = timed(group, trainer.step, batch)[1]
         found.append((whole, norms.seconds + sum(buckets.seconds for buckets in every)))
     whole, sums = _medians(found)
     own = [bucket.flat.nbytes for buckets in every for bucket in buckets.buckets]
     more = bool(norms.bytes)  # an exchange of one bucket
     counts = {"losses": len(every) + more, "buckets": len(own) + more, "summed": sum(own) + norms.bytes}
-    sent = world.bytes_sent - before
+    sent = group.bytes_sent - before
     return {"step": whole, "sums": sums, **counts, "sent": sent, "trials": list(map(_medians, trials.values()))}
 
 
@@ -139,11 +139,11 @@ def _medians(rows):
 def rank(kind, batch, what):
     """What a rank does; the first prints JSON. `what`: "alone", each rank for itself, "summed" or "overlapped"."""
     memory.keep_freed()
-    world = process_group.world()
+    group = process_group.current()
     config = MODELS[kind].Config.preset("demo", batch=int(batch))
-    trainer = MODELS[kind](config, world=distributed.ALONE if what == "alone" else world)
+    trainer = MODELS[kind](config, group=distributed.ALONE if what == "alone" else group)
     found = summed(trainer) if what == "summed" else plain(trainer)
-    if world.rank == 0:
+    if group.rank == 0:
         print(json.dumps(found))
 
 

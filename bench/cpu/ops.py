@@ -1,9 +1,9 @@
 """Single operations at the models' sizes, on a CPU: `assay bench ops [PATTERN]`.
 
 Ours, the reference and torch (for images in both memory formats), forward, and forward and backward, each side in a
-process of its own and in turns (bench/cpu/turns.py). A row's limit is what its flops and bytes (bench/roofline.py)
-would take at the speeds of a large matrix product and of reading and writing memory, both measured on the spot.
-"""
+process of its own and in turns (bench/cpu/interleaved.py). A row's limit is what its flops and bytes
+(bench/roofline.py) would take at the speeds of a large matrix product and of reading and writing memory, both measured
+on the spot."""
 
 import contextlib
 import statistics
@@ -14,8 +14,8 @@ import numpy as np
 
 from bench import roofline
 from bench.cpu.extra import EXTRAS
+from bench.cpu.interleaved import Setting, Side, check_idle, quantiles
 from bench.cpu.step import record
-from bench.cpu.turns import Setting, Side, check_idle, spread
 from bench.parity import comparing
 from bench.parity.cases import BENCH, BY_NAME
 from core import Tensor, dispatch
@@ -41,7 +41,10 @@ class Host:
         return x
 
     def tensors(self, case, arrays):
-        return [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(arrays, case.needs(arrays))]
+        return [
+            Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a
+            for a, n in zip(arrays, case.needs_input_grad(arrays))
+        ]
 
     @contextlib.contextmanager
     def kernels(self, tf32=False):
@@ -110,7 +113,7 @@ def measure(name, sides, pairs) -> dict:
         rounds = [[_median(sides, name, who, what, calls[who][0]) for who in ("ours", best)] for _ in range(pairs)]
         ours, torch = (statistics.median(column) for column in zip(*rounds))
         found = {"ours_ms": 1e3 * ours, "torch_ms": 1e3 * torch, "reference_ms": 1e3 * calls["reference"][1]}
-        row[what] = {k: round(v, 4) for k, v in found.items()} | spread([b / a for a, b in rounds]) | {"torch": best}
+        row[what] = {k: round(v, 4) for k, v in found.items()} | quantiles([b / a for a, b in rounds]) | {"torch": best}
     return row
 
 

@@ -48,10 +48,10 @@ def ops_table() -> list[str]:
 def markdown() -> str:
     text = [
         "# Speed on a CPU\n",
-        "Medians of paired turns, each side in a process of its own (`bench/cpu/turns.py`), with the 10 to 90 % spread "
-        "of the ratio: above 1 we are faster. torch 2.13 with fused Adam, the better of OMP_WAIT_POLICY active and "
-        "passive and of both memory formats. The limit is what the flops of a large product or the bytes of a copy "
-        "would take on the same machine.\n",
+        "Medians of interleaved pairs, each side in a process of its own (`bench/cpu/interleaved.py`), with the 10 to "
+        "90 % quantiles of the ratio: above 1 we are faster. torch 2.13 with fused Adam, the better of OMP_WAIT_POLICY "
+        "active and passive and of both memory formats. The limit is what the flops of a large product or the bytes of "
+        "a copy would take on the same machine.\n",
         *steps_table(),
         "",
         *ops_table(),

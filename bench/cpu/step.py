@@ -1,9 +1,8 @@
 """A training step beside its counterpart in PyTorch: `assay bench step MODEL [--preset P] --batch N [--compile]`.
 
-Each side has a process of its own, and they take turns (bench/cpu/turns.py). torch has its best setting: fused Adam,
-and of OMP_WAIT_POLICY active and passive, and for images of both memory formats, what is fastest in a first round; if
-it is faster on one thread than on all, both sides have one. The ratio is the median over pairs of turns.
-"""
+Each side has a process of its own, and they take turns (bench/cpu/interleaved.py). torch has its best setting: fused
+Adam, and of OMP_WAIT_POLICY active and passive, and for images of both memory formats, what is fastest in a first
+round; if it is faster on one thread than on all, both sides have one. The ratio is the median over pairs of turns."""
 
 import itertools
 import json
@@ -11,7 +10,7 @@ import statistics
 import time
 from pathlib import Path
 
-from bench.cpu.turns import Setting, Side, check_idle, spread
+from bench.cpu.interleaved import Setting, Side, check_idle, quantiles
 from core.runtime import threads
 from models import MODELS
 from models.training.progress import progress
@@ -71,7 +70,7 @@ def compare(args) -> dict:
         "torch": str(setting),
         "ours_ms": round(1e3 * statistics.median(a for a, _ in pairs), 2),
         "torch_ms": round(1e3 * statistics.median(b for _, b in pairs), 2),
-        **spread([b / a for a, b in pairs]),
+        **quantiles([b / a for a, b in pairs]),
         "ours_mib": round(ours.peak),
         "torch_mib": round(torch.peak),
     }

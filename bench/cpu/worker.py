@@ -1,5 +1,5 @@
-"""One side of a comparison, in a process of its own: `python -m bench.cpu.worker`, which bench/cpu/turns.py starts and
-asks.
+"""One side of a comparison, in a process of its own: `python -m bench.cpu.worker`, which bench/cpu/interleaved.py
+starts and asks.
 
 step SIDE MODEL   takes training steps; asked for a number of them, it answers {"seconds": of each, "peak": MiB}, the
                   most memory held since warming up. The side "torch" first takes one step together with ours, on the

@@ -72,7 +72,10 @@ class Device:
     def tensors(self, case, arrays):
         """The case's inputs on the device: Tensors, and integer or boolean arrays as they are."""
         moved = [self.xp.asarray(a) for a in arrays]
-        return [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(moved, case.needs(arrays))]
+        return [
+            Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a
+            for a, n in zip(moved, case.needs_input_grad(arrays))
+        ]
 
     @contextlib.contextmanager
     def kernels(self, tf32=False):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.gpu.sides import EAGER, IMAGES, Side, difference, on_device
+from bench.gpu.steppers import EAGER, IMAGES, Side, difference, on_device
 from core import dispatch, random
 
 CONTENDERS = "ours", EAGER
@@ -91,7 +91,7 @@ def _text(device, who, t, batch, precision) -> Side:
 
 def _two_logits(t, prompt):
     """Logits after the prompt, and after its last token once more: with keys and values kept."""
-    with t.apart():
+    with t.evaluating():
         caches = t.model.caches(len(prompt))
         return np.stack([t.model.next_logits(t.xp.asarray(ids), caches) for ids in (prompt, prompt[:, -1:])])
 
@@ -104,7 +104,7 @@ def _two_logits_of_counterpart(counterpart, prompt):
 
 
 def _written(t, prompt):
-    with t.apart():
+    with t.evaluating():
         caches, ids, new = t.model.caches(len(prompt)), [], prompt
         for _ in range(made(t)):
             new = t.model.next_logits(t.xp.asarray(new), caches).argmax(-1)[:, None]

@@ -13,7 +13,7 @@ step is timed as users take it: kernels where they take the arguments, the refer
 import itertools
 import time
 
-from bench.gpu import memory, sampling, sides, timing
+from bench.gpu import memory, sampling, steppers, timing
 from bench.gpu.device import PRECISIONS, outcome
 from bench.gpu.worker import COMPILERS, Worker, asked, compile_first, worker_command
 from bench.parity import small_models
@@ -38,12 +38,12 @@ def jobs(device) -> list:
     """All rows to be, the quickest contenders first: when time runs out, the most telling ones are there."""
     steps, samples = (DRY_STEPS, DRY_STEPS[:3]) if device.dry else (STEPS, SAMPLES)
     precisions = device.precisions()
-    tasks = [("step", *job, p.name, sides.contenders(job[0])) for p in precisions for job in steps]
+    tasks = [("step", *job, p.name, steppers.contenders(job[0])) for p in precisions for job in steps]
     tasks += [("sample", *job, p.name, sampling.CONTENDERS) for p in precisions if p in SAMPLED_IN for job in samples]
     found = [{**dict(zip(KEYS, task)), "who": who} for *task, names in tasks for who in names]
     if device.dry:  # one model's compiling shows as much as all
-        found = [job for job in found if job["who"] not in sides.MODES or job["model"] == "gan"]
-    order = sides.contenders("gan")
+        found = [job for job in found if job["who"] not in steppers.MODES or job["model"] == "gan"]
+    order = steppers.contenders("gan")
     return sorted(found, key=lambda job: order.index(job["who"]))
 
 
@@ -110,9 +110,9 @@ def _side(device, question) -> tuple:
     batch, precision = question["batch"], next(p for p in PRECISIONS if p.name == question["precision"])
     device.set_torch(precision._replace(tf32=precision.name != "float32"))  # what float16 leaves over, as ours does
     if question["task"] == "step":
-        begin = sides.start(question["model"], question["preset"], batch, device.dry)
-        return sides.make(device, question["who"], begin, precision), 1
-    t = sides.trainer(question["model"], question["preset"], 1, device.dry)
+        begin = steppers.start(question["model"], question["preset"], batch, device.dry)
+        return steppers.make(device, question["who"], begin, precision), 1
+    t = steppers.trainer(question["model"], question["preset"], 1, device.dry)
     return sampling.make(device, question["who"], t, batch, precision), sampling.made(t)
 
 
@@ -131,7 +131,7 @@ def _timed(device, question) -> dict:
 
     def warm():
         f = side.build()
-        for _ in range(sides.WARM):
+        for _ in range(steppers.WARM):
             f()
         return f
 

@@ -102,7 +102,10 @@ def torch_inputs(case, arrays, dtype, device="cpu"):
     """`arrays` as torch tensors, the floating ones in `dtype` and with a gradient where the case wants one."""
     inputs = [torch.from_numpy(np.array(a)).to(device) for a in arrays]
     kind = TORCH_DTYPES[np.dtype(dtype)]
-    return [x.to(kind).requires_grad_(n) if x.is_floating_point() else x for x, n in zip(inputs, case.needs(arrays))]
+    return [
+        x.to(kind).requires_grad_(n) if x.is_floating_point() else x
+        for x, n in zip(inputs, case.needs_input_grad(arrays))
+    ]
 
 
 def torch_backward(outputs, dys):

@@ -24,7 +24,7 @@ TRUNCATION = 1e-8
 ROUNDING = 8 * np.finfo(np.float64).eps / STEP
 
 
-def gradcheck(name, f, arrays, needs, directions=2, seed=0):
+def gradcheck(name, f, arrays, needs_input_grad, directions=2, seed=0):
     """Raise AssertionError, naming the operation, the input and both values, where a gradient of f is wrong.
 
     f: Tensors (arrays where they are integer or boolean) -> a Tensor or a tuple; arrays: float64, integer or boolean;
@@ -32,23 +32,23 @@ def gradcheck(name, f, arrays, needs, directions=2, seed=0):
     """
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(a) for a in arrays]
-    moved = [i for i, need in enumerate(needs) if need]
-    us, grads = _backward(name, f, arrays, needs, rng)
+    moved = [i for i, need in enumerate(needs_input_grad) if need]
+    us, grads = _backward(name, f, arrays, needs_input_grad, rng)
     groups = [moved] * directions + [[i] for i in moved if len(moved) > 1 for _ in range(directions)]
     for group in groups:
         _check_direction(name, f, arrays, us, grads, group, rng)
 
 
-def _backward(name, f, arrays, needs, rng):
+def _backward(name, f, arrays, needs_input_grad, rng):
     """The outputs' random weights u (None where an output has no gradient) and the inputs' gradients."""
-    tensors = _tensors(arrays, needs)
+    tensors = _tensors(arrays, needs_input_grad)
     outputs = _tuple(f(*tensors))
     us = [rng.standard_normal(y.shape) if y.requires_grad else None for y in outputs]
     assert any(u is not None for u in us), f"{name}: no output requires a gradient"
     total = sum((y * u).sum() for y, u in zip(outputs, us) if u is not None)
     total.backward()
     grads = {}
-    for i, need in enumerate(needs):
+    for i, need in enumerate(needs_input_grad):
         if need:
             g = tensors[i].grad
             assert g is not None, f"{name}: input {i} got no gradient"
@@ -86,8 +86,8 @@ def _derivative(f, arrays, us, vs):
     return (4 * central(STEP / 2) - central(STEP)) / 3, phi(0.0)[1]
 
 
-def _tensors(arrays, needs):
-    return [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(arrays, needs)]
+def _tensors(arrays, needs_input_grad):
+    return [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(arrays, needs_input_grad)]
 
 
 def _tuple(y):
@@ -97,4 +97,4 @@ def _tuple(y):
 def check_case(case):
     """The gradient check of one case, in float64."""
     arrays = case.arrays()
-    gradcheck(case.name, case.ours, arrays, case.needs(arrays))
+    gradcheck(case.name, case.ours, arrays, case.needs_input_grad(arrays))

@@ -45,7 +45,7 @@ def dataset(kind):
 def trainer(kind, seed=0, device="cpu", graph=True, **changes):
     """A new trainer of this kind, small."""
     t = models.MODELS[kind]
-    apart = ("world", "accumulate", "sync_batch_norm", "precision")
+    apart = ("group", "accumulate", "sync_batch_norm", "precision")
     options = {name: changes.pop(name) for name in apart if name in changes}
     config = t.Config.preset("demo", **{**SMALL[kind], **changes})
     return t(config, seed=seed, device=device, data=dataset(kind), graph=graph, **options)

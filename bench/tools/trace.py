@@ -143,7 +143,7 @@ class Recorder:
         self._end()
 
     def _program(self, at):
-        self.programs.append({"at": at, "reads": {}, "writes": {}, "trips": [], "numbers": {}})
+        self.programs.append({"at": at, "reads": {}, "writes": {}, "iterations": [], "numbers": {}})
         self.bar.update()
 
     def _access(self, kind, addresses, mask):
@@ -168,7 +168,7 @@ class Recorder:
         """Called at every line of the kernel and at its end."""
         if event == "line" and self.walk and frame.f_lineno == self.loop and "start" in frame.f_locals:
             values = {name: _rows(frame.f_locals[local]) for name, local in self.walk.values.items()}
-            self.programs[-1]["trips"].append({"start": int(frame.f_locals["start"]), **values})
+            self.programs[-1]["iterations"].append({"start": int(frame.f_locals["start"]), **values})
         elif event == "return":
             own = {n: v for n, v in frame.f_locals.items() if n not in self.code.co_varnames[: self.code.co_argcount]}
             self.programs[-1]["numbers"] = {n: int(v.handle.data.item()) for n, v in own.items() if _is_whole(v)}

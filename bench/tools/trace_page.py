@@ -123,8 +123,8 @@ def _walk_figure(launch) -> Figure:
     blocks = -(-walk["length"] // walk["block"])
     seen = np.zeros((len(programs), len(programs), blocks), int)
     for i, program in enumerate(programs):
-        for trip in program["trips"]:
-            seen[i, i, trip["start"] // walk["block"]] = READ
+        for iteration in program["iterations"]:
+            seen[i, i, iteration["start"] // walk["block"]] = READ
     frames = [_frame(one.reshape(-1), np.ones(one.size)) for one in seen]
     words = f"down: programs; across: blocks of {walk['block']} {walk['what']}; blank: skipped"
     together = _frame(seen.max(0).reshape(-1), np.ones(seen[0].size))
@@ -201,10 +201,10 @@ def _values(launch) -> list:
     """For each program, {name: for each block the numbers of all rows, or None where it is skipped}."""
     walk, found = launch.get("walk"), []
     for program in launch["programs"]:
-        names = [n for n in program["trips"][0] if n != "start"] if program["trips"] else []
+        names = [n for n in program["iterations"][0] if n != "start"] if program["iterations"] else []
         blocks = range(-(-walk["length"] // walk["block"])) if walk else ()
-        trips = {trip["start"] // walk["block"]: trip for trip in program["trips"]}
-        found.append({n: [_rounded(trips[b][n]) if b in trips else None for b in blocks] for n in names})
+        iterations = {iteration["start"] // walk["block"]: iteration for iteration in program["iterations"]}
+        found.append({n: [_rounded(iterations[b][n]) if b in iterations else None for b in blocks] for n in names})
     return found
 
 

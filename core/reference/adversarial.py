@@ -38,8 +38,8 @@ def _mean(x, term, sign, weight=1):
 
 
 def _gradient(x, dy, term, sign, weight=1):
-    _, slope = TERMS[term]
-    return slope(array_module(x), sign * x) * (sign * weight * gradient_scale(dy, "mean", x.size))
+    _, derivative = TERMS[term]
+    return derivative(array_module(x), sign * x) * (sign * weight * gradient_scale(dy, "mean", x.size))
 
 
 def _discriminator_loss(real, fake, *, kind):
@@ -47,16 +47,18 @@ def _discriminator_loss(real, fake, *, kind):
     return _mean(real, term, -1) + _mean(fake, term, 1), (real, fake)
 
 
-def _discriminator_loss_backward(saved, dy, needs, *, kind):
+def _discriminator_loss_backward(saved, dy, needs_input_grad, *, kind):
     (real, fake), term = saved, DISCRIMINATOR[kind]
-    return _gradient(real, dy, term, -1) if needs[0] else None, _gradient(fake, dy, term, 1) if needs[1] else None
+    return _gradient(real, dy, term, -1) if needs_input_grad[0] else None, _gradient(
+        fake, dy, term, 1
+    ) if needs_input_grad[1] else None
 
 
 def _generator_loss(fake, *, kind):
     return _mean(fake, *GENERATOR[kind]), (fake,)
 
 
-def _generator_loss_backward(saved, dy, needs, *, kind):
+def _generator_loss_backward(saved, dy, needs_input_grad, *, kind):
     return (_gradient(saved[0], dy, *GENERATOR[kind]),)
 
 

@@ -40,16 +40,16 @@ def _attention(q, k, v, mask, bias, *, causal, causal_offset, scale):
     return p @ v, (q, k, v, p, None if bias is None else bias.shape)
 
 
-def _attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
+def _attention_backward(saved, dy, needs_input_grad, *, causal, causal_offset, scale):
     """dv = p^T dy;  dp = dy v^T;  ds = p (dp - rowsum(p dp));  dq = scale ds k;  dk = scale ds^T q;  dbias = ds."""
     q, k, v, p, bias_shape = saved
-    dv = p.swapaxes(-1, -2) @ dy if needs[2] else None
+    dv = p.swapaxes(-1, -2) @ dy if needs_input_grad[2] else None
     ds = dy @ v.swapaxes(-1, -2)
     ds -= (ds * p).sum(-1, keepdims=True)
     ds *= p
-    dq = (ds @ k) * scale if needs[0] else None
-    dk = ds.swapaxes(-1, -2) @ q * scale if needs[1] else None
-    dbias = unbroadcast(ds, bias_shape) if needs[4] else None
+    dq = (ds @ k) * scale if needs_input_grad[0] else None
+    dk = ds.swapaxes(-1, -2) @ q * scale if needs_input_grad[1] else None
+    dbias = unbroadcast(ds, bias_shape) if needs_input_grad[4] else None
     return dq, dk, dv, None, dbias
 
 

@@ -1,19 +1,20 @@
 """Convolution and its transpose: three functions of arrays, and either operation is made of all three.
 
-    correlate(x, w)          (N, H, W, A) -> (N, U, V, B)     conv2d forward;  conv_transpose2d's input gradient
-    spread(y, w)             (N, U, V, B) -> (N, H, W, A)     conv_transpose2d forward;  conv2d's input gradient
-    weight_gradient(x, y)    -> (KH, KW, A, B)                the weight gradient of both
+    correlate(x, w)              (N, H, W, A) -> (N, U, V, B)    conv2d forward;  conv_transpose2d's input gradient
+    correlate_transpose(y, w)    (N, U, V, B) -> (N, H, W, A)    conv_transpose2d forward;  conv2d's input gradient
+    weight_gradient(x, y)        -> (KH, KW, A, B)               the weight gradient of both
 
 x is the large image, y the small one, whichever of them an operation is given; w (KH, KW, A, B) has their channels: A
 is conv2d's Cin and conv_transpose2d's Cout, B the other. With stride S, dilation D and padding P, tap (i, j) of w links
 the pixel y[u, v] with the pixel x[h, c] where h = S u + D i - P and c = S v + D j - P:
 
-    correlate   y[u, v] = sum over the taps i, j      of x[h, c] @ w[i, j]
-    spread      x[h, c] = sum over the links into it  of y[u, v] @ w[i, j].T      (the adjoint)
+    correlate              y[u, v] = sum over the taps i, j           of x[h, c] @ w[i, j]
+    correlate_transpose    x[h, c] = sum over the index pairs of it   of y[u, v] @ w[i, j].T      (the adjoint)
 
-`correlate` packs the patches of a few images into a matrix and multiplies (implicit GEMM on the GPU). `spread` uses
-the phase decomposition: the output pixels with equal residues mod S see the same taps, so each of the S*S residues is
-a dense stride-1 correlation with a subset of the taps; nothing is scattered and no inserted zero is multiplied.
+`correlate` packs the patches of a few images into a matrix and multiplies (implicit GEMM on the GPU).
+`correlate_transpose` uses the phase decomposition: output pixels with equal residues mod S see the same taps, so each
+of the S*S residues is a dense stride-1 correlation with a subset of the taps. Nothing is scattered, and no inserted
+zero is multiplied.
 
 # why: docs/kernels/convolution.md
 # next: core/reference/attention.py
@@ -112,7 +113,7 @@ def phase(residue, taps, stride, dilation, padding, size_in, size_out):
     return whole, spacing, (-offsets[0], pixels + offsets[-1] - size_in)
 
 
-def spread(y, w, stride, dilation, padding, out):
+def correlate_transpose(y, w, stride, dilation, padding, out):
     """The adjoint of `correlate`: y (N, U, V, B) -> (N, *out, A), by phases."""
     xp = array_module(y)
     n, u, v, _ = y.shape
@@ -178,12 +179,12 @@ def _conv2d(x, w, b, *, stride, padding, dilation, act, negative_slope):
     return y, (x, w, activated)
 
 
-def _conv2d_backward(saved, dy, needs, *, stride, padding, dilation, act, negative_slope):
+def _conv2d_backward(saved, dy, needs_input_grad, *, stride, padding, dilation, act, negative_slope):
     x, w, activated = saved
     dy = activate_backward(act, activated, dy, negative_slope)
-    dx = spread(dy, w, stride, dilation, padding, x.shape[1:3]) if needs[0] else None
-    dw = weight_gradient(x, dy, w.shape[:2], stride, dilation, padding) if needs[1] else None
-    return dx, dw, total(dy, (0, 1, 2)) if needs[2] else None
+    dx = correlate_transpose(dy, w, stride, dilation, padding, x.shape[1:3]) if needs_input_grad[0] else None
+    dw = weight_gradient(x, dy, w.shape[:2], stride, dilation, padding) if needs_input_grad[1] else None
+    return dx, dw, total(dy, (0, 1, 2)) if needs_input_grad[2] else None
 
 
 def transposed_size(size, taps, stride, padding, output_padding, dilation):
@@ -194,20 +195,22 @@ def transposed_size(size, taps, stride, padding, output_padding, dilation):
 
 def _conv_transpose2d(x, w, b, *, stride, padding, output_padding, dilation, act, negative_slope):
     out = transposed_size(x.shape[1:3], w.shape[:2], stride, padding, output_padding, dilation)
-    y = spread(x, w, stride, dilation, padding, out)
+    y = correlate_transpose(x, w, stride, dilation, padding, out)
     if b is not None:
         y += b
     y, activated = activate(act, y, negative_slope)
     return y, (x, w, activated)
 
 
-def _conv_transpose2d_backward(saved, dy, needs, *, stride, padding, output_padding, dilation, act, negative_slope):
+def _conv_transpose2d_backward(
+    saved, dy, needs_input_grad, *, stride, padding, output_padding, dilation, act, negative_slope
+):
     x, w, activated = saved
     dy = activate_backward(act, activated, dy, negative_slope)
     u, v = x.shape[1:3]  # an output_padding of a stride or more, which a dilation allows, makes correlate find more
-    dx = correlate(dy, w, stride, dilation, *_both(padding))[:, :u, :v] if needs[0] else None
-    dw = weight_gradient(dy, x, w.shape[:2], stride, dilation, padding) if needs[1] else None
-    return dx, dw, total(dy, (0, 1, 2)) if needs[2] else None
+    dx = correlate(dy, w, stride, dilation, *_both(padding))[:, :u, :v] if needs_input_grad[0] else None
+    dw = weight_gradient(dy, x, w.shape[:2], stride, dilation, padding) if needs_input_grad[1] else None
+    return dx, dw, total(dy, (0, 1, 2)) if needs_input_grad[2] else None
 
 
 conv2d = Op("conv2d", _conv2d, _conv2d_backward)

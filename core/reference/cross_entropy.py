@@ -51,7 +51,7 @@ def _cross_entropy(logits, target, *, ignore_index, label_smoothing, reduction, 
     return reduce_losses(losses.reshape(target.shape), reduction, count), (logits, target, lse, count)
 
 
-def _cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction, z_loss):
+def _cross_entropy_backward(saved, dy, needs_input_grad, *, ignore_index, label_smoothing, reduction, z_loss):
     logits, target, lse, count = saved
     scale = gradient_scale(dy, reduction, count).reshape(-1)
     flat = logits.reshape(-1, logits.shape[-1])
@@ -75,7 +75,7 @@ def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduct
     return reduce_losses(losses.reshape(target.shape), reduction, count), (x, w, target, lse, count)
 
 
-def _linear_cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction, z_loss):
+def _linear_cross_entropy_backward(saved, dy, needs_input_grad, *, ignore_index, label_smoothing, reduction, z_loss):
     x, w, target, lse, count = saved
     xp = array_module(x)
     flat, t = x.reshape(target.size, x.shape[-1]), target.reshape(-1)
@@ -83,11 +83,11 @@ def _linear_cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoo
     dx, dw = xp.empty_like(flat), xp.zeros_like(w)
     for part in _chunks(len(t), len(w)):
         d = _rows_backward(flat[part] @ w.T, t[part], lse[part], scale[part], label_smoothing, ignore_index, z_loss)
-        if needs[0]:
+        if needs_input_grad[0]:
             dx[part] = d @ w
-        if needs[1]:
+        if needs_input_grad[1]:
             dw += d.T @ flat[part]
-    return dx.reshape(x.shape) if needs[0] else None, dw if needs[1] else None, None
+    return dx.reshape(x.shape) if needs_input_grad[0] else None, dw if needs_input_grad[1] else None, None
 
 
 cross_entropy = Op("cross_entropy", _cross_entropy, _cross_entropy_backward)

@@ -20,7 +20,7 @@ def _embedding(ids, w):
     return w[ids], (ids, w.shape)  # (..., D)
 
 
-def _embedding_backward(saved, dy, needs):
+def _embedding_backward(saved, dy, needs_input_grad):
     """Rows that were used several times add up in float64: sort the ids, then sum each run.
 
     CuPy would take differences of a running sum for that, and one nan would reach every row that follows: there each
@@ -57,11 +57,11 @@ def _timestep_embedding(t, *, dim, max_period):
     return xp.concatenate([cos, sin], axis=1).astype(t.dtype if is_float(t) else xp.float32), (t,)  # (N, dim)
 
 
-def _timestep_embedding_backward(saved, dy, needs, *, dim, max_period):
+def _timestep_embedding_backward(saved, dy, needs_input_grad, *, dim, max_period):
     (t,) = saved
     frequencies, cos, sin = _waves(t, dim, max_period)
-    slopes = frequencies * (dy[:, dim // 2 :] * cos - dy[:, : dim // 2] * sin)
-    return (slopes.sum(1).astype(dy.dtype),)
+    derivatives = frequencies * (dy[:, dim // 2 :] * cos - dy[:, : dim // 2] * sin)
+    return (derivatives.sum(1).astype(dy.dtype),)
 
 
 timestep_embedding = Op("timestep_embedding", _timestep_embedding, _timestep_embedding_backward)

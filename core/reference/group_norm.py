@@ -25,11 +25,11 @@ def _group_norm(x, w, b, *, num_groups, eps, act):
     return y, (xhat, rstd, w, activated)
 
 
-def _group_norm_backward(saved, dy, needs, *, num_groups, eps, act):
+def _group_norm_backward(saved, dy, needs_input_grad, *, num_groups, eps, act):
     xhat, rstd, w, activated = saved
-    g, dw, db = affine_backward(xhat, w, activate_backward(act, activated, dy), needs[1:])
+    g, dw, db = affine_backward(xhat, w, activate_backward(act, activated, dy), needs_input_grad[1:])
     dx = None
-    if needs[0]:
+    if needs_input_grad[0]:
         dx = normalise_backward(_grouped(g, num_groups), _grouped(xhat, num_groups), rstd, (1, 3)).reshape(dy.shape)
     return dx, dw, db
 

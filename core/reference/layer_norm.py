@@ -16,10 +16,10 @@ def _layer_norm(x, w, b, *, eps):
     return affine(xhat, w, b), (xhat, rstd, w)
 
 
-def _layer_norm_backward(saved, dy, needs, *, eps):
+def _layer_norm_backward(saved, dy, needs_input_grad, *, eps):
     xhat, rstd, w = saved
-    g, dw, db = affine_backward(xhat, w, dy, needs[1:])
-    return normalise_backward(g, xhat, rstd, (dy.ndim - 1,)) if needs[0] else None, dw, db
+    g, dw, db = affine_backward(xhat, w, dy, needs_input_grad[1:])
+    return normalise_backward(g, xhat, rstd, (dy.ndim - 1,)) if needs_input_grad[0] else None, dw, db
 
 
 def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw):
@@ -30,13 +30,13 @@ def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw
     return (y, r), (dropped, normed)
 
 
-def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
+def _add_layer_norm_backward(saved, dys, needs_input_grad, *, eps, dropout_p, seed, draw):
     (dropped, normed), (dy, dr) = saved, dys
     g, dw, db = (None, None, None)
     if dy is not None:
-        g, dw, db = _layer_norm_backward(normed, dy, (True, *needs[2:4]), eps=eps)
+        g, dw, db = _layer_norm_backward(normed, dy, (True, *needs_input_grad[2:4]), eps=eps)
         dr = g if dr is None else g + dr
-    dx = random.dropout.backward(dropped, dr, (needs[0],), p=dropout_p, seed=seed, draw=draw)[0]
+    dx = random.dropout.backward(dropped, dr, (needs_input_grad[0],), p=dropout_p, seed=seed, draw=draw)[0]
     return dx, dr, dw, db, None, None
 
 

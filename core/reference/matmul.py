@@ -21,15 +21,15 @@ def _matmul(x, y):
         ) from None
 
 
-def _matmul_backward(saved, dy, needs):
+def _matmul_backward(saved, dy, needs_input_grad):
     x, y = saved
     a, b = x.reshape(1, -1) if x.ndim == 1 else x, y.reshape(-1, 1) if y.ndim == 1 else y  # vectors as matrices
     if x.ndim == 1:
         dy = dy[..., None, :] if y.ndim > 1 else dy[..., None]
     if y.ndim == 1:
         dy = dy[..., None]
-    dx = unbroadcast(dy @ b.swapaxes(-1, -2), a.shape).reshape(x.shape) if needs[0] else None
-    dy = unbroadcast(a.swapaxes(-1, -2) @ dy, b.shape).reshape(y.shape) if needs[1] else None
+    dx = unbroadcast(dy @ b.swapaxes(-1, -2), a.shape).reshape(x.shape) if needs_input_grad[0] else None
+    dy = unbroadcast(a.swapaxes(-1, -2) @ dy, b.shape).reshape(y.shape) if needs_input_grad[1] else None
     return dx, dy
 
 
@@ -41,14 +41,14 @@ def _linear(x, w, b, *, act, negative_slope):
     return y, (x, w, activated)
 
 
-def _linear_backward(saved, dy, needs, *, act, negative_slope):
+def _linear_backward(saved, dy, needs_input_grad, *, act, negative_slope):
     x, w, activated = saved
     dy = activate_backward(act, activated, dy, negative_slope)
     rows = math.prod(x.shape[:-1])
     dy = dy.reshape(rows, len(w))
-    dx = (dy @ w).reshape(x.shape) if needs[0] else None
-    dw = dy.T @ x.reshape(rows, x.shape[-1]) if needs[1] else None
-    return dx, dw, total(dy, 0) if needs[2] else None  # (..., in), (out, in), (out,)
+    dx = (dy @ w).reshape(x.shape) if needs_input_grad[0] else None
+    dw = dy.T @ x.reshape(rows, x.shape[-1]) if needs_input_grad[1] else None
+    return dx, dw, total(dy, 0) if needs_input_grad[2] else None  # (..., in), (out, in), (out,)
 
 
 matmul = Op("matmul", _matmul, _matmul_backward)

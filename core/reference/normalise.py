@@ -50,9 +50,9 @@ def normalise_backward(g, xhat, rstd, axes):
     return dx
 
 
-def affine_backward(xhat, w, dy, needs):
+def affine_backward(xhat, w, dy, needs_input_grad):
     """(gradient of x^, dw, db), for weights over the last axis."""
     leading = tuple(range(dy.ndim - 1))
-    dw = total(dy * xhat, leading) if needs[0] else None
-    db = total(dy, leading) if needs[1] else None
+    dw = total(dy * xhat, leading) if needs_input_grad[0] else None
+    db = total(dy, leading) if needs_input_grad[1] else None
     return dy if w is None else dy * w, dw, db

@@ -67,9 +67,9 @@ def _leaky_relu(xp, x, negative_slope):
 
 def _leaky_relu_dx(xp, dy, y, x, negative_slope):
     positive = (x > 0).astype(dy.dtype)
-    slope = (1 - positive) * negative_slope
-    slope += positive  # exactly 1 or negative_slope
-    return dy * slope
+    derivative = (1 - positive) * negative_slope
+    derivative += positive  # exactly 1 or negative_slope
+    return dy * derivative
 
 
 def _softplus(xp, x):
@@ -177,12 +177,12 @@ def _op(name: str, rule: Rule) -> Op:
             y = y.astype(xp.float32)
         return y, (shapes, y if "y" in rule.saves else None, xs if "x" in rule.saves else (None,) * len(xs))
 
-    def backward(saved, dy, needs, **attrs):
+    def backward(saved, dy, needs_input_grad, **attrs):
         shapes, y, xs = saved
         xp = array_module(dy)
         return tuple(
             unbroadcast(xp.asarray(grad(xp, dy, y, *xs, **attrs)), shape) if need and grad is not None else None
-            for need, grad, shape in zip(needs, rule.grads, shapes)
+            for need, grad, shape in zip(needs_input_grad, rule.grads, shapes)
         )
 
     return Op(name, forward, backward)
@@ -197,12 +197,12 @@ def _gelu_forward(x):
     return x * cdf, (x, cdf)
 
 
-def _gelu_backward(saved, dy, needs):
+def _gelu_backward(saved, dy, needs_input_grad):
     x, cdf = saved
-    slope = array_module(x).exp(-0.5 * x * x)  # the normal density, times sqrt(2 pi)
-    slope *= x * 0.3989422804014327
-    slope += cdf
-    return (dy * slope,)
+    derivative = array_module(x).exp(-0.5 * x * x)  # the normal density, times sqrt(2 pi)
+    derivative *= x * 0.3989422804014327
+    derivative += cdf
+    return (dy * derivative,)
 
 
 OPS = {name: _op(name, rule) for name, rule in RULES.items()}
@@ -217,12 +217,12 @@ def activate(act, x, negative_slope=0.01):
     """(act(x), saved), as the last step of linear, conv2d, conv_transpose2d and the norms."""
     if act is None:
         return x, ()
-    return OPS[act].forward(x, **_slope(act, negative_slope))
+    return OPS[act].forward(x, **_derivative(act, negative_slope))
 
 
 def activate_backward(act, saved, dy, negative_slope=0.01):
-    return dy if act is None else OPS[act].backward(saved, dy, (True,), **_slope(act, negative_slope))[0]
+    return dy if act is None else OPS[act].backward(saved, dy, (True,), **_derivative(act, negative_slope))[0]
 
 
-def _slope(act, negative_slope):
+def _derivative(act, negative_slope):
     return {"negative_slope": negative_slope} if act == "leaky_relu" else {}

@@ -96,10 +96,10 @@ def _dropout(x, mask, step, *, p, seed, draw):
     return x * (mask * _scale(x, p)), (mask,)
 
 
-def _dropout_backward(saved, dy, needs, *, p, seed, draw):
+def _dropout_backward(saved, dy, needs_input_grad, *, p, seed, draw):
     (mask,) = saved
     dx = dy if mask is None else dy * (mask * _scale(dy, p))
-    return dx if needs[0] else None, None, None
+    return dx if needs_input_grad[0] else None, None, None
 
 
 def _scale(x, p):

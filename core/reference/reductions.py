@@ -25,7 +25,7 @@ def _sum(x, *, axis, keepdims):
     return array_module(x).asarray(y), (x.shape, axes)
 
 
-def _sum_backward(saved, dy, needs, *, axis, keepdims):
+def _sum_backward(saved, dy, needs_input_grad, *, axis, keepdims):
     shape, axes = saved
     return (array_module(dy).broadcast_to(_keep(dy, shape, axes), shape),)
 
@@ -41,9 +41,9 @@ def _mean(x, *, axis, keepdims):
     return xp.asarray(y / xp.asarray(_count(shape, axes), dtype)).astype(dtype), (shape, axes)
 
 
-def _mean_backward(saved, dy, needs, *, axis, keepdims):
+def _mean_backward(saved, dy, needs_input_grad, *, axis, keepdims):
     shape, axes = saved
-    return _sum_backward(saved, dy / max(_count(shape, axes), 1), needs, axis=axis, keepdims=keepdims)
+    return _sum_backward(saved, dy / max(_count(shape, axes), 1), needs_input_grad, axis=axis, keepdims=keepdims)
 
 
 def _extreme(name):
@@ -57,7 +57,7 @@ def _extreme(name):
         y = kept if keepdims else kept.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes))
         return array_module(x).asarray(y), (winners, axes)
 
-    def backward(saved, dy, needs, *, axis, keepdims):
+    def backward(saved, dy, needs_input_grad, *, axis, keepdims):
         winners, axes = saved  # ties share the gradient equally, as torch's amax
         return (_keep(dy, winners.shape, axes) * winners / winners.sum(axis=axes, keepdims=True).astype(dy.dtype),)
 

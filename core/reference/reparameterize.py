@@ -17,12 +17,12 @@ def _reparameterize(mu, logvar, noise, step, *, seed, draw):
     return mu + std * _noise(mu, noise, step, seed, draw), (logvar, noise, step)
 
 
-def _reparameterize_backward(saved, dz, needs, *, seed, draw):
+def _reparameterize_backward(saved, dz, needs_input_grad, *, seed, draw):
     logvar, noise, step = saved
     dlogvar = None
-    if needs[1]:
+    if needs_input_grad[1]:
         dlogvar = 0.5 * dz * array_module(dz).exp(0.5 * logvar) * _noise(dz, noise, step, seed, draw)
-    return dz if needs[0] else None, dlogvar, None, None
+    return dz if needs_input_grad[0] else None, dlogvar, None, None
 
 
 def _noise(x, noise, step, seed, draw):

@@ -24,7 +24,7 @@ def _transpose(x, *, axes):
     return x.transpose(axes), ()
 
 
-def _transpose_backward(saved, dy, needs, *, axes):
+def _transpose_backward(saved, dy, needs_input_grad, *, axes):
     return (dy.transpose(tuple(int(i) for i in np.argsort([a % dy.ndim for a in axes]))),)
 
 
@@ -43,7 +43,7 @@ def _getitem(x, *, index):
         raise IndexError(f"getitem: index {index} does not fit shape {x.shape}: {error}") from None
 
 
-def _getitem_backward(saved, dy, needs, *, index):
+def _getitem_backward(saved, dy, needs_input_grad, *, index):
     (shape,), xp = saved, array_module(dy)
     dx = xp.zeros(shape, dy.dtype)
     if all(isinstance(i, int | slice | type(None) | type(Ellipsis)) for i in index):
@@ -61,7 +61,7 @@ def _concatenate(*xs, axis):
     return y, (tuple(x.shape[axis] for x in xs),)
 
 
-def _concatenate_backward(saved, dy, needs, *, axis):
+def _concatenate_backward(saved, dy, needs_input_grad, *, axis):
     return tuple(_parts(dy, saved[0], axis))
 
 
@@ -71,7 +71,7 @@ def _split(x, *, sizes, axis):
     return tuple(_parts(x, sizes, axis)), (x.shape, sizes)
 
 
-def _split_backward(saved, dys, needs, *, sizes, axis):
+def _split_backward(saved, dys, needs_input_grad, *, sizes, axis):
     shape, sizes = saved
     known = next(d for d in dys if d is not None)
     xp = array_module(known)
@@ -91,13 +91,17 @@ def _parts(x, sizes, axis):
 
 
 MOVES = {
-    "reshape": Op("reshape", _reshape, lambda saved, dy, needs, shape: (dy.reshape(saved[0]),)),
+    "reshape": Op("reshape", _reshape, lambda saved, dy, needs_input_grad, shape: (dy.reshape(saved[0]),)),
     "transpose": Op("transpose", _transpose, _transpose_backward),
-    "broadcast_to": Op("broadcast_to", _broadcast_to, lambda saved, dy, needs, shape: (unbroadcast(dy, saved[0]),)),
+    "broadcast_to": Op(
+        "broadcast_to", _broadcast_to, lambda saved, dy, needs_input_grad, shape: (unbroadcast(dy, saved[0]),)
+    ),
     "getitem": Op("getitem", _getitem, _getitem_backward),
     "concatenate": Op("concatenate", _concatenate, _concatenate_backward),
     "split": Op("split", _split, _split_backward),
     "astype": Op(
-        "astype", lambda x, dtype: (x.astype(dtype), (x.dtype,)), lambda saved, dy, needs, dtype: (dy.astype(saved[0]),)
+        "astype",
+        lambda x, dtype: (x.astype(dtype), (x.dtype,)),
+        lambda saved, dy, needs_input_grad, dtype: (dy.astype(saved[0]),),
     ),
 }

@@ -16,7 +16,7 @@ def _softmax(x, *, axis):
     return y, (y,)
 
 
-def _softmax_backward(saved, dy, needs, *, axis):
+def _softmax_backward(saved, dy, needs_input_grad, *, axis):
     (y,) = saved
     return (y * (dy - (dy * y).sum(axis, keepdims=True)),)
 
@@ -29,7 +29,7 @@ def _log_softmax(x, *, axis):
     return y, (y,)
 
 
-def _log_softmax_backward(saved, dy, needs, *, axis):
+def _log_softmax_backward(saved, dy, needs_input_grad, *, axis):
     (y,) = saved
     return (dy - array_module(y).exp(y) * dy.sum(axis, keepdims=True),)
 

@@ -14,7 +14,7 @@ def _upsample_nearest(x, *, scale):
     return y.reshape(n, height * scale[0], width * scale[1], channels), ()
 
 
-def _upsample_nearest_backward(saved, dy, needs, *, scale):
+def _upsample_nearest_backward(saved, dy, needs_input_grad, *, scale):
     n, height, width, channels = dy.shape
     blocks = dy.reshape(n, height // scale[0], scale[0], width // scale[1], scale[1], channels)
     return (total(blocks, (2, 4)),)

@@ -25,7 +25,7 @@ def _bce_with_logits(x, target, *, reduction):
     return reduce_losses(_bce(x, target), reduction, x.size), (x, target)
 
 
-def _bce_with_logits_backward(saved, dy, needs, *, reduction):
+def _bce_with_logits_backward(saved, dy, needs_input_grad, *, reduction):
     x, target = saved
     return (_sigmoid(array_module(x), x) - target) * gradient_scale(dy, reduction, x.size), None
 
@@ -36,7 +36,7 @@ def _kl(mu, logvar):
     return 0.5 * (mu * mu + (array_module(mu).expm1(logvar) - logvar))
 
 
-def _kl_slopes(mu, logvar):
+def _kl_derivatives(mu, logvar):
     return mu, 0.5 * array_module(mu).expm1(logvar)
 
 
@@ -44,9 +44,9 @@ def _gaussian_kl(mu, logvar, *, reduction):
     return reduce_losses(_kl(mu, logvar), reduction, mu.size), (mu, logvar)
 
 
-def _gaussian_kl_backward(saved, dy, needs, *, reduction):
+def _gaussian_kl_backward(saved, dy, needs_input_grad, *, reduction):
     mu, logvar = saved
-    dmu, dlogvar = _kl_slopes(mu, logvar)
+    dmu, dlogvar = _kl_derivatives(mu, logvar)
     scale = gradient_scale(dy, reduction, mu.size)
     return dmu * scale, dlogvar * scale
 
@@ -59,13 +59,13 @@ def _elbo(recon, x, mu, logvar, beta):
     return (rec + beta * kl, rec, kl), (recon, x, mu, logvar, beta)
 
 
-def _elbo_backward(saved, dys, needs):
+def _elbo_backward(saved, dys, needs_input_grad):
     recon, x, mu, logvar, beta = saved
     n = len(recon)
     dloss, drec, dkl = (0 if d is None else d for d in dys)
     scale_rec, scale_kl = (dloss + drec) / n, (dloss * beta + dkl) / n
-    drecon = (_sigmoid(array_module(recon), recon) - x) * scale_rec if needs[0] else None
-    dmu, dlogvar = _kl_slopes(mu, logvar)
+    drecon = (_sigmoid(array_module(recon), recon) - x) * scale_rec if needs_input_grad[0] else None
+    dmu, dlogvar = _kl_derivatives(mu, logvar)
     return drecon, None, dmu * scale_kl, dlogvar * scale_kl, None
 
 

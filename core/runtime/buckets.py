@@ -21,14 +21,14 @@ LEAST = 1 << 18  # bytes of a bucket: below, a message costs more for being one 
 class Bucket:
     """Some parameters, the memory of their gradients, and its sum over the ranks."""
 
-    def __init__(self, world, parameters):
+    def __init__(self, group, parameters):
         xp, size = array_module(parameters[0].data), sum(p.size for p in parameters)
         self.flat, self.views, start = xp.zeros(size, parameters[0].dtype), {}, 0
         for p in parameters:
             self.views[p] = self.flat[start : start + p.size].reshape(p.shape)
             start += p.size
         self.left: set = set()  # whose gradients have not come in this step
-        self.sum, self.begun = world.sum_of(self.flat), False
+        self.sum, self.begun = group.sum_of(self.flat), False
 
     def begin(self):
         """Sum them: every gradient is here."""
@@ -44,11 +44,11 @@ class Bucket:
 
 
 class Buckets:
-    """The buckets of some parameters, in a world of several ranks."""
+    """The buckets of some parameters, in a process group of several ranks."""
 
-    def __init__(self, world, parameters):
-        self.world = world
-        self.buckets = [Bucket(world, group) for group in _groups(list(parameters)[::-1])]
+    def __init__(self, group, parameters):
+        self.group = group
+        self.buckets = [Bucket(group, members) for members in _groups(list(parameters)[::-1])]
         self.home = {p: bucket for bucket in self.buckets for p in bucket.views}
 
     def begin(self):
@@ -61,7 +61,7 @@ class Buckets:
         accumulate([(leaf, gradient, owned)])
         if leaf in self.home:
             self.home[leaf].add(leaf)
-        if self.world.overlap:
+        if self.group.overlap:
             self._go_on()
 
     def _go_on(self):
@@ -88,13 +88,13 @@ class Buckets:
         for bucket in self.buckets:
             if not bucket.begun:
                 bucket.begin()
-        last = self.world.sum_of(numbers).begin()
+        last = self.group.sum_of(numbers).begin()
         for one in (*(bucket.sum for bucket in self.buckets), last):
             one.finish()
         return list(numbers)
 
 
-def mean_(world, arrays):
+def mean_(group, arrays):
     """Make small arrays their mean over the ranks, all in one exchange."""
     if arrays:
         edges = np.cumsum([0, *(array.size for array in arrays)]).tolist()
@@ -102,8 +102,8 @@ def mean_(world, arrays):
         pieces = [flat[a:b] for a, b in itertools.pairwise(edges)]
         for piece, array in zip(pieces, arrays):
             piece[...] = array
-        world.sum_(flat)
-        flat /= world.size
+        group.sum_(flat)
+        flat /= group.size
         for piece, array in zip(pieces, arrays):
             array[...] = piece
 

@@ -1,9 +1,9 @@
 """Several processes that train one model on one batch: who they are, how they add up, and what ends them all.
 
-    world            Alone, or Ranks where an MPI launcher started this process (core/runtime/process_group.py)
-    world.share(n)   (first, last): the examples of a batch of n that are this rank's
-    world.sum_(a)    a becomes its sum over the ranks, in the same bits on all of them and every time
-    world.sum_of(a)  the same in two halves, `begin` and `finish`, so that other work fits between them
+    group            Alone, or Ranks where an MPI launcher started this process (core/runtime/process_group.py)
+    group.share(n)   (first, last): the examples of a batch of n that are this rank's
+    group.sum_(a)    a becomes its sum over the ranks, in the same bits on all of them and every time
+    group.sum_of(a)  the same in two halves, `begin` and `finish`, so that other work fits between them
 
 A sum goes in two stages. Every rank sends each other rank that one's slice, and adds up its own slice, first rank
 first, whatever came first; then it sends the result to all. That is 2 (N - 1) / N times the bytes of the array out of
@@ -45,7 +45,7 @@ class OtherError(RuntimeError):
 
 
 class Alone:
-    """A world of one rank; what others do with each other costs it nothing."""
+    """A process group of one rank; what others do with each other costs it nothing."""
 
     rank, size = 0, 1
     bytes_sent = 0  # so far
@@ -63,7 +63,7 @@ class Alone:
 
     def sum_of(self, array):
         """What sums `array` in place, as often as it is begun: .begin(), .advance() on the way, .finish()."""
-        raise TypeError("a world of one rank has nothing to sum")
+        raise TypeError("a process group of one rank has nothing to sum")
 
     def broadcast_(self, arrays):
         """Make `arrays` what they are on rank 0."""
@@ -74,7 +74,7 @@ class Alone:
 
     @contextlib.contextmanager
     def patient(self):
-        """`with world.patient():` waits have no limit: another rank is at work, for as long as it may take."""
+        """`with group.patient():` waits have no limit: another rank is at work, for as long as it may take."""
         yield
 
     def end(self, code: int):
@@ -84,10 +84,10 @@ class Alone:
 ALONE = Alone()
 
 
-def a_world(op: str, value):
-    """Refuse, in the name of `op`, what is no world."""
+def a_process_group(op: str, value):
+    """Refuse, in the name of `op`, what is no process group."""
     if not isinstance(value, Alone):
-        check.fail(op, "world", check.shown(value), "a world of core.runtime.distributed")
+        check.fail(op, "group", check.shown(value), "a process group of core.runtime.distributed")
 
 
 class Ranks(Alone):
@@ -209,17 +209,17 @@ class Messages:
 class Sum:
     """The sum over the ranks of one contiguous array, in place, as often as `begin` is called."""
 
-    def __init__(self, world, array):
-        flat, n = array.reshape(-1), world.size
-        self.world, self.flat, self.whole = world, flat, flat.size <= SMALL
+    def __init__(self, group, array):
+        flat, n = array.reshape(-1), group.size
+        self.group, self.flat, self.whole = group, flat, flat.size <= SMALL
         edges = [i * flat.size // n for i in range(n + 1)]
         self.slices = [flat if self.whole else flat[a:b] for a, b in itertools.pairwise(edges)]
-        self.mine = self.slices[world.rank]
-        self.came = {r: np.empty_like(self.mine) for r in world.others}
+        self.mine = self.slices[group.rank]
+        self.came = {r: np.empty_like(self.mine) for r in group.others}
         self.messages, self.stage, self.tag = Messages({}), 2, 0
 
     def begin(self):
-        w, self.stage, self.tag = self.world, 0, self.world.tag()
+        w, self.stage, self.tag = self.group, 0, self.group.tag()
         self.messages = Messages(
             {r: [w.receive(self.came[r], r, self.tag), w.send(self.slices[r], r, self.tag)] for r in w.others}
         )
@@ -237,8 +237,8 @@ class Sum:
 
     def _add(self):
         """This rank's slice, in the order of the ranks."""
-        parts = [self.came.get(r, self.mine) for r in range(self.world.size)]
-        total = self.came[self.world.others[0]]  # one of the first two, and nobody needs it any more
+        parts = [self.came.get(r, self.mine) for r in range(self.group.size)]
+        total = self.came[self.group.others[0]]  # one of the first two, and nobody needs it any more
         with np.errstate(over="ignore", invalid="ignore"):  # scaled gradients may overflow; a loss scale is told so
             np.add(parts[0], parts[1], out=total)
             for part in parts[2:]:
@@ -246,11 +246,11 @@ class Sum:
         self.mine[...] = total
 
     def _give_out(self):
-        w, tag = self.world, self.tag + 1
+        w, tag = self.group, self.tag + 1
         self.messages = Messages({r: [w.receive(self.slices[r], r, tag), w.send(self.mine, r, tag)] for r in w.others})
 
     def missing(self) -> list:
         return self.messages.missing()
 
     def finish(self):
-        self.world.wait(self)
+        self.group.wait(self)

@@ -54,12 +54,12 @@ class Devices(Ranks):
 class DeviceSum:
     """The sum of a device array, in the stream of sums."""
 
-    def __init__(self, world, array):
-        self.world, self.array, self.done = world, array, None
+    def __init__(self, group, array):
+        self.group, self.array, self.done = group, array, None
 
     def begin(self):
         """After what the current stream has been given so far, and beside what comes then."""
-        w, pointer, Event = self.world, self.array.data.ptr, self.world.cupy.cuda.Event
+        w, pointer, Event = self.group, self.array.data.ptr, self.group.cupy.cuda.Event
         w.stream.wait_event(w.cupy.cuda.get_current_stream().record(Event(disable_timing=True)))
         w.ours.allReduce(pointer, pointer, self.array.size, w.kind(self.array), w.nccl.NCCL_SUM, w.stream.ptr)
         self.done = w.stream.record(Event(disable_timing=True))
@@ -70,4 +70,4 @@ class DeviceSum:
 
     def finish(self):
         """The current stream waits for it; the host does not."""
-        self.world.cupy.cuda.get_current_stream().wait_event(self.done)
+        self.group.cupy.cuda.get_current_stream().wait_event(self.done)

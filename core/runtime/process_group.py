@@ -1,8 +1,8 @@
-"""Which processes this one trains with: `world()`, whether a launcher has started several, and what ends them all.
+"""Which processes this one trains with: `current()`, whether a launcher has started several, and what ends them all.
 
 mpi4py is imported only where an MPI launcher has started several processes.
 
-# next: core/runtime/distributed.py, what a world can do; core/runtime/nccl.py, the same between GPUs
+# next: core/runtime/distributed.py, what a process group can do; core/runtime/nccl.py, the same between GPUs
 """
 
 import contextlib
@@ -41,9 +41,9 @@ def met() -> bool:
     return bool(_communicator.cache_info().currsize)
 
 
-def world(device: str = "cpu", timeout: float = TIMEOUT):
-    """The world of this process; on a GPU device arrays are summed by NCCL."""
-    check.number("world", "timeout", timeout, 0)
+def current(device: str = "cpu", timeout: float = TIMEOUT):
+    """The process group of this process; on a GPU device arrays are summed by NCCL."""
+    check.number("current", "timeout", timeout, 0)
     if launched()[1] == 1:
         return ALONE
     if device == "cpu":
@@ -52,12 +52,12 @@ def world(device: str = "cpu", timeout: float = TIMEOUT):
 
 
 @contextlib.contextmanager
-def watched(world, line: str):
-    """`with watched(world, line):` should the launcher kill this job, `line` is the last thing it says.
+def watched(group, line: str):
+    """`with watched(group, line):` should the launcher kill this job, `line` is the last thing it says.
 
     A launcher kills all other ranks where one has died, and gives them no time to speak: a child of rank 0 does, which
     reads until rank 0 says that it is done, or is no more."""
-    if world.size == 1 or world.rank:
+    if group.size == 1 or group.rank:
         yield
         return
     script = 'read done || printf "\\n%s\\n" "$0" >&2'

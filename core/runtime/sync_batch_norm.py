@@ -8,29 +8,29 @@ the whole batch, but for rounding; each rank's gradients of weight and bias are 
 
 from core import nn
 from core.functional.batch_norm import by_operation
-from core.runtime.distributed import a_world
+from core.runtime.distributed import a_process_group
 
 
-def sync_batch_norm(x, *arguments, world, **options):
-    """F.batch_norm of x (..., C), one rank's share, by the statistics of all ranks of `world`; arguments as there."""
-    a_world("sync_batch_norm", world)
-    return by_operation("sync_batch_norm", x, *arguments, **options, ranks=world.size, world=world)
+def sync_batch_norm(x, *arguments, group, **options):
+    """F.batch_norm of x (..., C), one rank's share, by the statistics of all ranks of `group`; arguments as there."""
+    a_process_group("sync_batch_norm", group)
+    return by_operation("sync_batch_norm", x, *arguments, **options, ranks=group.size, group=group)
 
 
 class SyncBatchNorm(nn.BatchNorm):
-    """SyncBatchNorm(norm, world): takes the place of a BatchNorm, with its parameters, statistics and options."""
+    """SyncBatchNorm(norm, group): takes the place of a BatchNorm, with its parameters, statistics and options."""
 
-    def __init__(self, norm: nn.BatchNorm, world):
+    def __init__(self, norm: nn.BatchNorm, group):
         vars(self).update(vars(norm))
-        self.world = world
+        self.group = group
 
     def normalise(self, *arguments, **options):
-        return sync_batch_norm(*arguments, world=self.world, **options)
+        return sync_batch_norm(*arguments, group=self.group, **options)
 
 
-def convert(module: nn.Module, world):
+def convert(module: nn.Module, group):
     """Make every batch norm in `module` a SyncBatchNorm, as torch.nn.SyncBatchNorm.convert_sync_batchnorm does."""
     for part in list(module.modules()):
         for name, value in list(vars(part).items()):
             if isinstance(value, nn.BatchNorm):
-                setattr(part, name, SyncBatchNorm(value, world))
+                setattr(part, name, SyncBatchNorm(value, group))

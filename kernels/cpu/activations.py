@@ -1,10 +1,10 @@
 """Activations at the end of a fused operation: what they make of negative numbers, and their way back.
 
-    slope_of              relu and leaky_relu, as the number that negative values are multiplied by
+    negative_slope_of     relu and leaky_relu, as the number that negative values are multiplied by
     activation_backward   dz = dy act'(z) and the bias gradient, the sum of dz over all but the last axis, in one pass
 
 relu, leaky_relu and tanh are told apart from their result y, which is kept anyway; gelu needs its argument z.
-A slope below zero would hide the sign of z: the operations' limits refuse it.
+A negative_slope below zero would hide the sign of z: the operations' limits refuse it.
 
 # next: kernels/cpu/lanes.py, vectors by name
 """
@@ -16,14 +16,14 @@ import numpy as np
 from core.arrays import total
 from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, REAL, const, f32, floats, kernel, out, tanh
-from kernels.cpu.pointwise import gelu_slope
+from kernels.cpu.pointwise import gelu_derivative
 
 ACTS = ("relu", "leaky_relu", "tanh", "gelu")
 RELU, LEAKY, TANH, GELU = range(4)
 ROWS = 64  # rows below which a second thread costs more than it brings
 
 
-def slope_of(act, negative_slope):
+def negative_slope_of(act, negative_slope):
     """What `act` multiplies negative numbers by."""
     return f32({"relu": 0.0, "leaky_relu": negative_slope}.get(act, 1.0))
 
@@ -36,20 +36,20 @@ def tanh_loop(x, y, start, stop):
 
 
 @kernel(const(2), const(2), INDEX, REAL, out(2), out(1, DOUBLE), *PIECE)
-def _backward(dy, y, act, slope, dz, db, start, stop):
+def _backward(dy, y, act, negative_slope, dz, db, start, stop):
     for i in range(start, stop):
         if act == RELU:
             for k in range(dy.shape[1]):
                 dz[i, k] = f32(0) if y[i, k] <= f32(0) else dy[i, k]
         elif act == LEAKY:
             for k in range(dy.shape[1]):
-                dz[i, k] = dy[i, k] if y[i, k] > f32(0) else dy[i, k] * slope
+                dz[i, k] = dy[i, k] if y[i, k] > f32(0) else dy[i, k] * negative_slope
         elif act == TANH:
             for k in range(dy.shape[1]):
                 dz[i, k] = dy[i, k] * ((f32(1) - y[i, k]) * (f32(1) + y[i, k]))
         else:
             for k in range(dy.shape[1]):
-                dz[i, k] = dy[i, k] * gelu_slope(y[i, k])
+                dz[i, k] = dy[i, k] * gelu_derivative(y[i, k])
         for k in range(dy.shape[1]):
             db[k] += dz[i, k]
 

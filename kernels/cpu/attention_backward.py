@@ -78,7 +78,7 @@ def dot(x, y, start, stop):
 
 
 @routine
-def slopes(p, ds, width, level, total, delta, whole):
+def derivatives(p, ds, width, level, total, delta, whole):
     """p = exp(s - level) in the place of s, p (dp - delta) in that of dp. Where the tile has all keys of its rows,
     delta is rowsum(p dp), taken again of what is left: where one key has nearly all weight dp - delta keeps its digits.
     Else it is given, and inf where one key has all: 0 then, since dp and delta would differ by their rounding."""
@@ -155,7 +155,7 @@ def _backward(
                 mask_scores(s, width, i, rows, j, keys, offset, bias[o[0] :], bias_step, mask[o[1] :], mask_step)
                 product(dy_tile, wide_v, 1, v_turned[own * dv :], LANES, LANES * dv, ds, width, rows, keys, dv, False)
                 whole = first == 0 and hi <= KEYS and hi == min(Tk, i + rows + offset)
-                slopes(s, ds, width, level, total, delta, whole)
+                derivatives(s, ds, width, level, total, delta, whole)
                 if dbias.size:
                     to = b * dbias_step[0] + head * dbias_step[1] + i * dbias_step[2] + j * dbias_step[3]
                     add_to_bias(ds, width, rows, keys, dbias[to:], dbias_step[2], dbias_step[3])
@@ -216,7 +216,7 @@ def _split(heads, Tk):
     return max(1, -(-Tk // max(length, 1))), length
 
 
-def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
+def attention_backward(saved, dy, needs_input_grad, *, causal, causal_offset, scale):
     q, k, v, mask, bias, bias_shape, y, level, total = saved
     (B, h, Tq, d), (Tk, dv) = q.shape, v.shape[2:]
     given, (dy, dy_step) = arguments(q, k, v, mask, bias, causal, causal_offset, scale), flat(dy, f32)
@@ -227,7 +227,7 @@ def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
     wide, wide_v, keys = up(d, LANES), up(dv, LANES), up(length, LANES)
 
     def piece(start, stop):
-        dbias = np.zeros(int(np.prod(bias_shape)) if needs[4] else 0)
+        dbias = np.zeros(int(np.prod(bias_shape)) if needs_input_grad[4] else 0)
         sizes = *[QUERIES * w for w in (wide, wide_v, wide_v, wide)], QUERIES * KEYS, QUERIES * KEYS
         sizes += (*(keys * w for w in (wide, d, wide_v, dv, wide, wide_v)),)
         flat_ = [x.reshape(-1) for x in (*row, dq, dk, dv_)]
@@ -239,4 +239,4 @@ def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
     parts = share(piece, B * h * splits, 1 + ENOUGH // max(1, 3 * Tq * length * (d + dv)))
     dq = dq[0] if splits == 1 else dq.sum(0)
     dq, dk, dv_ = (x.transpose(0, 2, 1, 3) for x in (dq, dk, dv_))
-    return dq, dk, dv_, None, sum(parts).astype(f32).reshape(bias_shape) if needs[4] else None
+    return dq, dk, dv_, None, sum(parts).astype(f32).reshape(bias_shape) if needs_input_grad[4] else None

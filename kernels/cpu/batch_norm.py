@@ -54,7 +54,7 @@ def affine(x, mean, factor, b):
 
 
 @kernel(const(1), CHANNELS, const(1, BYTES), REAL, REAL, out(1), *PIECE)
-def _forward(x, channels, kept, scale, slope, y, start, stop):
+def _forward(x, channels, kept, scale, negative_slope, y, start, stop):
     """y = dropout(act(z)); slope is 0 for relu and 1 for no activation."""
     mean, factor, b = channels[0], channels[1], channels[2]
     for chunk in range(start, stop):
@@ -62,7 +62,7 @@ def _forward(x, channels, kept, scale, slope, y, start, stop):
         part, result = x[lo:hi], y[lo:hi]
         for c in range(part.size):
             z = affine(part[c], mean[c], factor[c], b[c])
-            low = f32(0) if slope == f32(0) else z * slope  # relu(-inf) is 0
+            low = f32(0) if negative_slope == f32(0) else z * negative_slope  # relu(-inf) is 0
             result[c] = low if z <= f32(0) else z
         if kept.size:
             mask = kept[lo:hi]
@@ -71,38 +71,38 @@ def _forward(x, channels, kept, scale, slope, y, start, stop):
 
 
 @inline
-def undo(x, dy, mean, factor, b, kept, scale, slope, dz):
+def undo(x, dy, mean, factor, b, kept, scale, negative_slope, dz):
     """dz of a chunk: dropout and activation undone."""
     for c in range(x.size):
         z = affine(x[c], mean[c], factor[c], b[c])
-        dz[c] = dy[c] * (slope if z <= f32(0) else f32(1))
+        dz[c] = dy[c] * (negative_slope if z <= f32(0) else f32(1))
     for c in range(kept.size):
         dz[c] *= scale if kept[c] else f32(0)
 
 
 @kernel(const(1), const(1), CHANNELS, const(1, BYTES), REAL, REAL, out(2, DOUBLE), *PIECE)
-def _sums(x, dy, channels, kept, scale, slope, sums, start, stop):
+def _sums(x, dy, channels, kept, scale, negative_slope, sums, start, stop):
     """sums[0], sums[1] += dz (x - mean), dz, chunk by chunk."""
     mean, factor, b = channels[0], channels[1], channels[2]
     dz = np.empty(mean.size, f32)
     for chunk in range(start, stop):
         lo, hi = chunk * mean.size, (chunk + 1) * mean.size
         part = x[lo:hi]
-        undo(part, dy[lo:hi], mean, factor, b, kept[lo:hi], scale, slope, dz)
+        undo(part, dy[lo:hi], mean, factor, b, kept[lo:hi], scale, negative_slope, dz)
         for c in range(part.size):
             sums[0, c] += np.float64(dz[c] * (part[c] - mean[c]))
             sums[1, c] += np.float64(dz[c])
 
 
 @kernel(const(1), const(1), CHANNELS, const(2), const(1, BYTES), REAL, REAL, out(1), *PIECE)
-def _backward(x, dy, channels, means, kept, scale, slope, dx, start, stop):
+def _backward(x, dy, channels, means, kept, scale, negative_slope, dx, start, stop):
     """dx; means holds rstd dw / R and db / R, zeros where mean and var are no functions of x."""
     mean, factor, b, slant, level = channels[0], channels[1], channels[2], means[0], means[1]
     dz = np.empty(mean.size, f32)
     for chunk in range(start, stop):
         lo, hi = chunk * mean.size, (chunk + 1) * mean.size
         part, result = x[lo:hi], dx[lo:hi]
-        undo(part, dy[lo:hi], mean, factor, b, kept[lo:hi], scale, slope, dz)
+        undo(part, dy[lo:hi], mean, factor, b, kept[lo:hi], scale, negative_slope, dz)
         for c in range(part.size):
             result[c] = (dz[c] - level[c] - (part[c] - mean[c]) * slant[c]) * factor[c]
 
@@ -148,29 +148,33 @@ def _apply(x, mean, var, w, b, dropping, eps, act, negative_slope):
     channels = np.empty((3, mean.size), f32)
     channels[0], channels[1], channels[2] = mean, rstd if w is None else rstd * w, 0 if b is None else b
     channels = np.tile(channels, (1, _repeats(mean.size)))
-    slope = f32({None: 1, "relu": 0, "leaky_relu": negative_slope}[act])
+    negative_slope = f32({None: 1, "relu": 0, "leaky_relu": negative_slope}[act])
     y, kept = np.empty_like(x), NO_MASK if mask is None else mask.reshape(-1)
-    arguments = x.reshape(-1), channels, kept, scale, slope, y.reshape(-1)
+    arguments = x.reshape(-1), channels, kept, scale, negative_slope, y.reshape(-1)
     share(lambda start, stop: _forward(*arguments, start, stop), *_chunks(x.size, channels.shape[1]))
-    return y, (x, rstd.astype(f32), channels, kept, scale, slope)
+    return y, (x, rstd.astype(f32), channels, kept, scale, negative_slope)
 
 
-def _gradients(saved, dy, train, needs):
+def _gradients(saved, dy, train, needs_input_grad):
     """(dx, dw, db). In training dx needs dw and db too: they carry the gradients of mean and variance."""
-    x, rstd, channels, kept, scale, slope = saved
+    x, rstd, channels, kept, scale, negative_slope = saved
     C, n, period = rstd.size, x.size, channels.shape[1]
-    flat, rest, dx, sums = (x.reshape(-1), floats(dy).reshape(-1), channels), (kept, scale, slope), None, None
-    if train or needs[1] or needs[2]:
+    flat, rest, dx, sums = (x.reshape(-1), floats(dy).reshape(-1), channels), (kept, scale, negative_slope), None, None
+    if train or needs_input_grad[1] or needs_input_grad[2]:
         sums = _summed(lambda sums, start, stop: _sums(*flat, *rest, sums, start, stop), n, period)
         sums = sums.reshape(2, period // max(C, 1), C).sum(axis=1)
         sums[0] *= rstd  # dw; sums[1] is db
-    if needs[0]:
+    if needs_input_grad[0]:
         dx, means = np.empty_like(x), np.zeros((2, C), f32)
         if train:
             means[0], means[1] = sums[0] * rstd * (C / n), sums[1] * (C / n)
         arguments = *flat, np.tile(means, (1, period // max(C, 1))), *rest, dx.reshape(-1)
         share(lambda start, stop: _backward(*arguments, start, stop), *_chunks(n, period))
-    return dx, sums[0].astype(f32) if needs[1] else None, sums[1].astype(f32) if needs[2] else None
+    return (
+        dx,
+        sums[0].astype(f32) if needs_input_grad[1] else None,
+        sums[1].astype(f32) if needs_input_grad[2] else None,
+    )
 
 
 def _batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, seed, draw):
@@ -181,16 +185,16 @@ def _batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, see
     return (y, mean.astype(f32), var.astype(f32)), saved
 
 
-def _batch_norm_backward(saved, dys, needs, *, eps, act, negative_slope, dropout_p, seed, draw):
-    return *_gradients(saved, dys[0], True, needs[:3]), None, None
+def _batch_norm_backward(saved, dys, needs_input_grad, *, eps, act, negative_slope, dropout_p, seed, draw):
+    return *_gradients(saved, dys[0], True, needs_input_grad[:3]), None, None
 
 
 def _batch_norm_eval(x, mean, var, w, b, *, eps, act, negative_slope):
     return _apply(floats(x), mean, var, w, b, (None, f32(1)), eps, act, negative_slope)
 
 
-def _batch_norm_eval_backward(saved, dy, needs, *, eps, act, negative_slope):
-    dx, dw, db = _gradients(saved, dy, False, (needs[0], *needs[3:]))
+def _batch_norm_eval_backward(saved, dy, needs_input_grad, *, eps, act, negative_slope):
+    dx, dw, db = _gradients(saved, dy, False, (needs_input_grad[0], *needs_input_grad[3:]))
     return dx, None, None, dw, db
 
 

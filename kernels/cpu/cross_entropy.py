@@ -59,10 +59,10 @@ def losses_of(x, n, t, losses, stats, first, ignore_index, smoothing, z_loss, st
     for r in range(start, stop):
         row = first + r
         top, seen = highest(x, r, n), t[row] != ignore_index
-        norm, spread = sums(x, r, n, top, smoothing != 0)
+        norm, shifted_sum = sums(x, r, n, top, smoothing != 0)
         picked = x[r, t[row]] - top if seen else f32(0)
         stats[0, row], stats[1, row], stats[2, row] = top, f32(norm), picked
-        losses[row] = (f32(1) - smoothing) * picked + smoothing * f32(spread / n) if smoothing else picked
+        losses[row] = (f32(1) - smoothing) * picked + smoothing * f32(shifted_sum / n) if smoothing else picked
     loss, ids = losses[first + start : first + stop], t[first + start : first + stop]
     tops, rests, targets = (
         stats[0, first + start : first + stop],
@@ -78,7 +78,7 @@ def losses_of(x, n, t, losses, stats, first, ignore_index, smoothing, z_loss, st
 
 
 @inline
-def slopes_of(x, dx, n, t, stats, scale, first, ignore_index, smoothing, z_loss, start, stop):
+def derivatives_of(x, dx, n, t, stats, scale, first, ignore_index, smoothing, z_loss, start, stop):
     """The gradients of rows, which may take the place of the logits."""
     low, step = -smoothing / f32(n), x.shape[1]
     for r in range(start, stop):
@@ -103,8 +103,8 @@ def _losses(x, t, losses, stats, ignore_index, smoothing, z_loss, start, stop):
 
 
 @kernel(const(2), IDS, const(2), const(1), out(2), *OPTIONS, *PIECE, _nrt=False)
-def _slopes(x, t, stats, scale, dx, ignore_index, smoothing, z_loss, start, stop):
-    slopes_of(x, dx, x.shape[1], t, stats, scale, 0, ignore_index, smoothing, z_loss, start, stop)
+def _derivatives(x, t, stats, scale, dx, ignore_index, smoothing, z_loss, start, stop):
+    derivatives_of(x, dx, x.shape[1], t, stats, scale, 0, ignore_index, smoothing, z_loss, start, stop)
 
 
 def reduced(losses, target, ignore_index, reduction):
@@ -135,12 +135,12 @@ def _cross_entropy(logits, target, *, ignore_index, label_smoothing, reduction, 
     return y, (logits, target, stats, count)
 
 
-def _cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction, z_loss=0.0):
+def _cross_entropy_backward(saved, dy, needs_input_grad, *, ignore_index, label_smoothing, reduction, z_loss=0.0):
     logits, target, stats, count = saved
     x = floats(logits).reshape(target.size, logits.shape[-1])
     dx = np.empty(x.shape, f32)
     given = x, ids(target), stats, scales(dy, count, len(x)), dx, ignore_index, f32(label_smoothing), f32(z_loss)
-    share(lambda start, stop: _slopes(*given, start, stop), len(x), 1 + ENOUGH // max(x.shape[1], 1))
+    share(lambda start, stop: _derivatives(*given, start, stop), len(x), 1 + ENOUGH // max(x.shape[1], 1))
     return dx.reshape(logits.shape), None
 
 
@@ -173,7 +173,7 @@ def _linear_losses(x, w, t, losses, stats, ignore_index, smoothing, z_loss, V, x
 
 @kernel(const(2), const(1), const(1), IDS, const(2), const(1), out(2), out(1), *OPTIONS, INDEX,
         types.UniTuple(out(1), 2), out(2), *PIECE)  # fmt: skip
-def _linear_slopes(
+def _linear_derivatives(
     x, w, w_rows, t, stats, scale, dx, dw, ignore_index, smoothing, z_loss, V, tiles, z, start, stop
 ):  # fmt: skip
     """dx of the rows, and what they give to dw; either may have no elements and is not wanted then."""
@@ -183,7 +183,7 @@ def _linear_slopes(
         rows = min(step, stop - first)
         pack(flat[first * D :], D, rows, D, x_tile, width)
         product(x_tile, width, 1, w, LANES, LANES * D, z_flat, wide, rows, V, D, False)
-        slopes_of(z, z, V, t, stats, scale, first, ignore_index, smoothing, z_loss, 0, rows)
+        derivatives_of(z, z, V, t, stats, scale, first, ignore_index, smoothing, z_loss, 0, rows)
         if dx.size:
             product(z_flat, wide, 1, w_rows, width, LANES, dx_tile, width, rows, D, V, False)
             unpack(dx_tile, width, rows, D, f32(1), dx_flat[first * D :], D)
@@ -224,29 +224,31 @@ def _linear_cross_entropy(x, w, target, *, ignore_index, label_smoothing, reduct
     return y, (x, w, target, stats, count)
 
 
-def _linear_cross_entropy_backward(saved, dy, needs, *, ignore_index, label_smoothing, reduction, z_loss=0.0):
+def _linear_cross_entropy_backward(
+    saved, dy, needs_input_grad, *, ignore_index, label_smoothing, reduction, z_loss=0.0
+):
     x, w, target, stats, count = saved
     flat, w_, t = floats(x).reshape(target.size, x.shape[-1]), floats(w), ids(target)
     (V, D), width = w.shape, up(w.shape[1], LANES)
     w_rows = w_ if width == D else np.pad(w_, ((0, 0), (0, width - D)))
-    dx = np.empty(flat.shape if needs[0] else (0, D), f32)
+    dx = np.empty(flat.shape if needs_input_grad[0] else (0, D), f32)
     given = flat, _turned(w_), w_rows.reshape(-1), t, stats, scales(dy, count, t.size), dx
 
     def piece(start, stop):
         rows, wide = _held(V)
         x_tile, dx_tile, z, dw = buffers(
-            rows * width, rows * width, rows * wide, up(V, ROWS) * width if needs[1] else 0
+            rows * width, rows * width, rows * wide, up(V, ROWS) * width if needs_input_grad[1] else 0
         )
         dw[:] = 0
         options = ignore_index, f32(label_smoothing), f32(z_loss), V
-        _linear_slopes(*given, dw, *options, (x_tile, dx_tile), z.reshape(rows, wide), start, stop)
-        return dw[: V * width].reshape(V, width)[:, :D] if needs[1] else None
+        _linear_derivatives(*given, dw, *options, (x_tile, dx_tile), z.reshape(rows, wide), start, stop)
+        return dw[: V * width].reshape(V, width)[:, :D] if needs_input_grad[1] else None
 
     parts = share(piece, t.size, _grain(V, D))
     dw = parts[0]
     for part in parts[1:]:
-        dw = dw + part if needs[1] else None
-    return dx.reshape(x.shape) if needs[0] else None, dw, None
+        dw = dw + part if needs_input_grad[1] else None
+    return dx.reshape(x.shape) if needs_input_grad[0] else None, dw, None
 
 
 linear_cross_entropy = Op(

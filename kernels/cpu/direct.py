@@ -74,16 +74,18 @@ def as_runs(runs):
 
 
 @inline
-def _put(y, o, n, s, bias, slope):
+def _put(y, o, n, s, bias, negative_slope):
     """y[o : o + n] = s + bias, times `slope` where that is negative."""
     v = add_product(bias, f32(1), s)
-    if slope != f32(1):
-        v = bent(v, add_product(fill(f32(0)), slope, v) if slope != f32(0) else fill(f32(0)))
+    if negative_slope != f32(1):
+        v = bent(v, add_product(fill(f32(0)), negative_slope, v) if negative_slope != f32(0) else fill(f32(0)))
     store_part(y, o, n, v)
 
 
 @kernel(const(1), const(1), const(1), REAL, out(1), *(TABLE,) * 3, RUNS, TABLE, *(INDEX,) * 3, *PIECE)
-def _correlate(x, w, bias, slope, y, pixels, places, classes, runs, run_starts, x_image, y_image, depth, start, stop):
+def _correlate(
+    x, w, bias, negative_slope, y, pixels, places, classes, runs, run_starts, x_image, y_image, depth, start, stop
+):
     """Images start to stop. Class k has the pixels from classes[k] and the runs from run_starts[k] on."""
     rows, targets = np.empty(ROWS, np.int64), np.empty(ROWS, np.int64)
     for j in range(0, bias.size, LANES):
@@ -101,14 +103,14 @@ def _correlate(x, w, bias, slope, y, pixels, places, classes, runs, run_starts, 
                 s0, s1, s2, s3, s4, s5, s6, s7 = run_sums(
                     x, rows, 0, 1, w, j * depth, LANES, runs, run_starts[k], run_starts[k + 1]
                 )
-                _put(y, targets[0], many, s0, beside, slope)
-                _put(y, targets[1], many, s1, beside, slope)
-                _put(y, targets[2], many, s2, beside, slope)
-                _put(y, targets[3], many, s3, beside, slope)
-                _put(y, targets[4], many, s4, beside, slope)
-                _put(y, targets[5], many, s5, beside, slope)
-                _put(y, targets[6], many, s6, beside, slope)
-                _put(y, targets[7], many, s7, beside, slope)
+                _put(y, targets[0], many, s0, beside, negative_slope)
+                _put(y, targets[1], many, s1, beside, negative_slope)
+                _put(y, targets[2], many, s2, beside, negative_slope)
+                _put(y, targets[3], many, s3, beside, negative_slope)
+                _put(y, targets[4], many, s4, beside, negative_slope)
+                _put(y, targets[5], many, s5, beside, negative_slope)
+                _put(y, targets[6], many, s6, beside, negative_slope)
+                _put(y, targets[7], many, s7, beside, negative_slope)
 
 
 @kernel(ANY_LAYOUT, TABLE, TABLE, out(1), *PIECE)
@@ -171,7 +173,7 @@ def _tables(x_size, channels, y_size, outputs, parts) -> _Tables:
     return _Tables(*flat, starts(sizes), as_runs(runs), starts(run_sizes), rows, cols)
 
 
-def correlate(x, w, y, parts, bias, slope):
+def correlate(x, w, y, parts, bias, negative_slope):
     """Fill the pixels of y that `parts`, pairs of Axis, make of x and w; slope is the activation's below zero."""
     a, b = w.shape[2:]
     t = _tables(x.shape[1:3], a, y.shape[1:3], b, tuple(parts))
@@ -184,7 +186,7 @@ def correlate(x, w, y, parts, bias, slope):
     def piece(start, stop):
         for n in range(start, stop, step):
             _correlate(
-                *(x.reshape(-1), packed, bias, slope, y.reshape(-1)),
+                *(x.reshape(-1), packed, bias, negative_slope, y.reshape(-1)),
                 *(t.pixels, t.places, t.classes, t.runs, t.run_starts),
                 *(*images, t.rows.size * a, n, min(n + step, stop)),
             )

@@ -58,7 +58,7 @@ def _sum(places, ends, dy, dw, start, stop):
                 row[d] = f32(total[d])
 
 
-def _embedding_backward(saved, dy, needs):
+def _embedding_backward(saved, dy, needs_input_grad):
     ids, (V, D) = saved
     flat = np.ascontiguousarray(ids, np.int64).reshape(-1)
     dw = np.zeros((V, D), f32)

@@ -28,7 +28,7 @@ import numpy as np
 from core.engine import Op
 from core.runtime.threads import share
 from kernels.cpu.common import DOUBLE, INDEX, PIECE, const, f32, floats, inline, kernel, out, sigmoid
-from kernels.cpu.pointwise import silu_slope
+from kernels.cpu.pointwise import silu_derivative
 
 LONG = 512  # elements that a chunk has if the image does
 GROUP = 16  # chunks whose terms of dw and db are added in float32
@@ -43,7 +43,7 @@ def again(row, C):
 
 
 @inline
-def spread(values, C, row):
+def repeat(values, C, row):
     """values[g] for each channel of group g, repeated."""
     width = C // values.size
     for g in range(values.size):
@@ -79,7 +79,7 @@ def group_moments(image, channels, eps, shift, sums, stats):
     """stats = mean and rstd of each group of an image."""
     groups = stats.shape[1]
     width, n = channels // groups, image.size // groups
-    spread(image[0:channels:width], channels, shift)
+    repeat(image[0:channels:width], channels, shift)
     channel_sums(image, shift, sums)
     fold(sums, channels)
     for g in range(groups):
@@ -95,8 +95,8 @@ def group_moments(image, channels, eps, shift, sums, stats):
 @inline
 def factors(stats, w, mean, factor):
     """mean and rstd w of each place in a chunk."""
-    spread(stats[0], w.size, mean)
-    spread(stats[1], w.size, factor)
+    repeat(stats[0], w.size, mean)
+    repeat(stats[1], w.size, factor)
     for first in range(0, factor.size, w.size):
         row = factor[first : first + w.size]
         for c in range(row.size):
@@ -137,7 +137,7 @@ def undo(x, dy, mean, factor, level, silu, dz):
     """dz of a chunk."""
     if silu:
         for c in range(x.size):
-            dz[c] = dy[c] * silu_slope((x[c] - mean[c]) * factor[c] + level[c])
+            dz[c] = dy[c] * silu_derivative((x[c] - mean[c]) * factor[c] + level[c])
     else:
         dz[:] = dy
 
@@ -196,8 +196,8 @@ def _backward(x, dy, w, b, stats, period, silu, dx, totals, start, stop):
             if hi % (GROUP * period) == 0 or hi >= x.shape[1]:
                 move(parts, sums)
         weight_sums(sums, stats[i], w, n, totals, means)
-        spread(means[0], w.size, level)
-        spread(means[1], w.size, slant)
+        repeat(means[0], w.size, level)
+        repeat(means[1], w.size, slant)
         for lo in range(0, x.shape[1], period):
             part, to = x[i, lo : lo + period], dx[i, lo : lo + period]
             for c in range(part.size):
@@ -227,7 +227,7 @@ def _group_norm(x, w, b, *, num_groups, eps, act):
     return y.reshape(x.shape), (flat, w, b if act else None, stats, *rest)  # z, with b, tells act'(z) alone
 
 
-def _group_norm_backward(saved, dy, needs, *, num_groups, eps, act):
+def _group_norm_backward(saved, dy, needs_input_grad, *, num_groups, eps, act):
     x, w, b, *rest = saved
     b, flat, dx = np.zeros_like(w) if b is None else b, _images(dy), np.empty_like(x)
 
@@ -238,7 +238,7 @@ def _group_norm_backward(saved, dy, needs, *, num_groups, eps, act):
 
     totals = sum(share(piece, *_pieces(x)))
     gradients = dx.reshape(dy.shape), *totals.astype(f32)
-    return tuple(gradient if need else None for gradient, need in zip(gradients, needs))
+    return tuple(gradient if need else None for gradient, need in zip(gradients, needs_input_grad))
 
 
 group_norm = Op("group_norm", _group_norm, _group_norm_backward, backend="numba")

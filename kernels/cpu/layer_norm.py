@@ -159,8 +159,8 @@ def _layer_norm(x, w, b, *, eps):
     return y, saved
 
 
-def _layer_norm_backward(saved, dy, needs, *, eps):
-    return tuple(gradient if need else None for gradient, need in zip(_gradients(saved, dy, None), needs))
+def _layer_norm_backward(saved, dy, needs_input_grad, *, eps):
+    return tuple(gradient if need else None for gradient, need in zip(_gradients(saved, dy, None), needs_input_grad))
 
 
 def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw):
@@ -169,11 +169,18 @@ def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw
     return (y, r), (dropping, saved)
 
 
-def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
+def _add_layer_norm_backward(saved, dys, needs_input_grad, *, eps, dropout_p, seed, draw):
     (dropping, normed), (dy, dr), dw, db = saved, dys, None, None
     if dy is not None:
         dr, dw, db = _gradients(normed, dy, dr)
-    return drop(dr, *dropping) if needs[0] else None, dr, dw if needs[2] else None, db if needs[3] else None, None, None
+    return (
+        drop(dr, *dropping) if needs_input_grad[0] else None,
+        dr,
+        dw if needs_input_grad[2] else None,
+        db if needs_input_grad[3] else None,
+        None,
+        None,
+    )
 
 
 layer_norm = Op("layer_norm", _layer_norm, _layer_norm_backward, backend="numba")

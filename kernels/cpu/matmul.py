@@ -22,7 +22,7 @@ import numpy as np
 
 from core.engine import Op
 from core.runtime.threads import share
-from kernels.cpu.activations import activation_backward, slope_of, tanh_loop
+from kernels.cpu.activations import activation_backward, negative_slope_of, tanh_loop
 from kernels.cpu.common import INDEX, PIECE, REAL, const, f32, floats, kernel, out
 from kernels.cpu.lanes import LANES
 from kernels.cpu.pointwise import gelu_of
@@ -112,7 +112,7 @@ def _linear(x, w, b, *, act, negative_slope):
                 _multiply(rows, columns, z, False, i, j)
             else:
                 np.matmul(rows[i:j], w.T, out=z[i:j])  # (rows, in) @ (in, out)
-            _finish(bias, slope_of(act, negative_slope), act == "gelu", z, y, i, j)
+            _finish(bias, negative_slope_of(act, negative_slope), act == "gelu", z, y, i, j)
             if act == "tanh":
                 tanh_loop(z[i:j].reshape(-1), y[i:j].reshape(-1), 0, (j - i) * len(w))
 
@@ -122,14 +122,14 @@ def _linear(x, w, b, *, act, negative_slope):
     return y, (x, w, kept)
 
 
-def _linear_backward(saved, dy, needs, *, act, negative_slope):
+def _linear_backward(saved, dy, needs_input_grad, *, act, negative_slope):
     x, w, kept = saved
-    dz, db = activation_backward(act, kept, dy, negative_slope, needs[2])
+    dz, db = activation_backward(act, kept, dy, negative_slope, needs_input_grad[2])
     count = math.prod(x.shape[:-1])
     rows, dz = x.reshape(count, x.shape[-1]), dz.reshape(count, len(w))
-    dx = _times(dz, w, np.empty_like(rows)) if needs[0] else None  # (rows, out) @ (out, in)
-    dw = _times(dz, rows, np.empty_like(w), turned=True) if needs[1] else None  # (out, rows) @ (rows, in)
-    return dx.reshape(x.shape) if needs[0] else None, dw, db
+    dx = _times(dz, w, np.empty_like(rows)) if needs_input_grad[0] else None  # (rows, out) @ (out, in)
+    dw = _times(dz, rows, np.empty_like(w), turned=True) if needs_input_grad[1] else None  # (out, rows) @ (rows, in)
+    return dx.reshape(x.shape) if needs_input_grad[0] else None, dw, db
 
 
 def _times(a, b, y, turned=False):

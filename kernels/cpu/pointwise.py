@@ -47,14 +47,14 @@ def gelu_of(x):
 
 
 @inline
-def gelu_slope(x):
+def gelu_derivative(x):
     """Phi(x) + x phi(x)"""
     phi = f32(0.39894228) * exp(f32(-0.5) * x * x)
     return f32(0.5) + f32(0.5) * erf(x * f32(0.70710678)) + x * phi
 
 
 @inline
-def silu_slope(x):
+def silu_derivative(x):
     """s + x s(x) s(-x): both sigmoids from one exponential, so that neither is 1 less the other."""
     e = exp(-abs(x))
     near, far = f32(1) / (f32(1) + e), e / (f32(1) + e)
@@ -68,7 +68,7 @@ def gelu_tanh_of(x):
 
 
 @inline
-def gelu_tanh_slope(x):
+def gelu_tanh_derivative(x):
     """s + x s(u) s(-u) u'"""
     u = f32(2 * TANH_GELU[0]) * (x + f32(TANH_GELU[1]) * x * x * x)
     e = exp(-abs(u))
@@ -88,7 +88,7 @@ def _gelu(x, y, start, stop):
 def _gelu_backward(dy, x, dx, start, stop):
     dy, x, dx = dy[start:stop], x[start:stop], dx[start:stop]
     for i in range(x.size):
-        dx[i] = dy[i] * gelu_slope(x[i])
+        dx[i] = dy[i] * gelu_derivative(x[i])
 
 
 @kernel(const(1), out(1), *PIECE)
@@ -102,7 +102,7 @@ def _gelu_tanh(x, y, start, stop):
 def _gelu_tanh_backward(dy, x, dx, start, stop):
     dy, x, dx = dy[start:stop], x[start:stop], dx[start:stop]
     for i in range(x.size):
-        dx[i] = dy[i] * gelu_tanh_slope(x[i])
+        dx[i] = dy[i] * gelu_tanh_derivative(x[i])
 
 
 @kernel(const(1), out(1), *PIECE)
@@ -116,7 +116,7 @@ def _silu(x, y, start, stop):
 def _silu_backward(dy, x, dx, start, stop):
     dy, x, dx = dy[start:stop], x[start:stop], dx[start:stop]
     for i in range(x.size):
-        dx[i] = dy[i] * silu_slope(x[i])
+        dx[i] = dy[i] * silu_derivative(x[i])
 
 
 @kernel(const(1), out(1), *PIECE)
@@ -184,7 +184,7 @@ def _op(name, loop, back, saves_y=False):
         y = elementwise(loop, x)
         return y, (y if saves_y else x,)
 
-    return Op(name, forward, lambda saved, dy, needs: (elementwise(back, dy, *saved),), backend="numba")
+    return Op(name, forward, lambda saved, dy, needs_input_grad: (elementwise(back, dy, *saved),), backend="numba")
 
 
 gelu = _op("gelu", _gelu, _gelu_backward)
@@ -196,12 +196,14 @@ sigmoid = _op("sigmoid", _sigmoid, _sigmoid_backward, saves_y=True)
 relu = Op(
     "relu",
     lambda x: (elementwise(_relu, x, x), (x,)),
-    lambda saved, dy, needs: (elementwise(_relu, dy, *saved),),
+    lambda saved, dy, needs_input_grad: (elementwise(_relu, dy, *saved),),
     backend="numba",
 )
 leaky_relu = Op(
     "leaky_relu",
     lambda x, negative_slope: (elementwise(_leaky_relu, x, x, numbers=(f32(negative_slope),)), (x,)),
-    lambda saved, dy, needs, negative_slope: (elementwise(_leaky_relu, dy, *saved, numbers=(f32(negative_slope),)),),
+    lambda saved, dy, needs_input_grad, negative_slope: (
+        elementwise(_leaky_relu, dy, *saved, numbers=(f32(negative_slope),)),
+    ),
     backend="numba",
 )

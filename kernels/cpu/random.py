@@ -182,8 +182,8 @@ def _dropout(x, mask, step, *, p, seed, draw):
     return drop(x, *dropping), dropping
 
 
-def _dropout_backward(saved, dy, needs, *, p, seed, draw):
-    return drop(dy, *saved) if needs[0] else None, None, None
+def _dropout_backward(saved, dy, needs_input_grad, *, p, seed, draw):
+    return drop(dy, *saved) if needs_input_grad[0] else None, None, None
 
 
 dropout = Op("dropout", _dropout, _dropout_backward, backend="numba")

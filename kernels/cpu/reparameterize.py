@@ -37,10 +37,10 @@ def _reparameterize(mu, logvar, noise, step, *, seed, draw):
     return elementwise(_forward, mu, logvar, _noise(mu, noise, step, seed, draw)), (logvar, noise, step)
 
 
-def _reparameterize_backward(saved, dz, needs, *, seed, draw):
+def _reparameterize_backward(saved, dz, needs_input_grad, *, seed, draw):
     logvar, noise, step = saved
-    dlogvar = elementwise(_backward, dz, logvar, _noise(dz, noise, step, seed, draw)) if needs[1] else None
-    return dz if needs[0] else None, dlogvar, None, None
+    dlogvar = elementwise(_backward, dz, logvar, _noise(dz, noise, step, seed, draw)) if needs_input_grad[1] else None
+    return dz if needs_input_grad[0] else None, dlogvar, None, None
 
 
 reparameterize = Op("reparameterize", _reparameterize, _reparameterize_backward, backend="numba")

@@ -56,7 +56,7 @@ def shifted(v, top, rest):
 @inline
 def sums(x, r, n, top, both):
     """The sums of exp(x - top) and, if `both` are wanted, of x - top in a row."""
-    o, norm, spread = r * x.shape[1], 0.0, 0.0
+    o, norm, shifted_sum = r * x.shape[1], 0.0, 0.0
     for first in range(0, n, BLOCK):
         e, s = fill(f32(0)), fill(f32(0))
         for c in range(first, min(n, first + BLOCK), LANES):
@@ -64,8 +64,8 @@ def sums(x, r, n, top, both):
             if both:
                 s = add_product(s, f32(1), shifted(load_part(x, o + c, n - c, top), top, f32(0)))
         norm += added_up(e)
-        spread += added_up(s)
-    return norm, spread
+        shifted_sum += added_up(s)
+    return norm, shifted_sum
 
 
 @inline
@@ -122,7 +122,7 @@ def _softmax_op(name, is_log):
         y = _along(_softmax_forward, axis, is_log, x)
         return y, (y,)
 
-    def backward(saved, dy, needs, *, axis):
+    def backward(saved, dy, needs_input_grad, *, axis):
         return (_along(_softmax_backward, axis, is_log, *saved, dy),)
 
     return Op(name, forward, backward, backend="numba")

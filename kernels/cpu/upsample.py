@@ -70,7 +70,7 @@ def _upsample_nearest(x, *, scale):
     return _each(_forward, floats(x), y, x.shape, scale) if y.size else y, ()
 
 
-def _upsample_nearest_backward(saved, dy, needs, *, scale):
+def _upsample_nearest_backward(saved, dy, needs_input_grad, *, scale):
     n, height, width, C = dy.shape
     dx = np.empty((n, height // scale[0], width // scale[1], C), f32)
     return (_each(_backward, floats(dy), dx, dx.shape, scale) if dx.size else dx,)

@@ -81,7 +81,7 @@ def _bce(x, t, losses, total, start, stop):
 
 
 @kernel(const(1), const(1), const(1), out(1), *PIECE, _nrt=False)
-def _bce_slopes(x, t, scale, dx, start, stop):
+def _bce_derivatives(x, t, scale, dx, start, stop):
     """(sigmoid(x) - t) scale; t and scale have an element for each of x, or one for all."""
     for first in range(start, stop, BLOCK):
         last = min(stop, first + BLOCK)
@@ -127,7 +127,7 @@ def _kl(mu, logvar, losses, total, start, stop):
 
 
 @kernel(const(1), const(1), const(1), out(1), out(1), *PIECE, _nrt=False)
-def _kl_slopes(mu, logvar, scale, dmu, dlogvar, start, stop):
+def _kl_derivatives(mu, logvar, scale, dmu, dlogvar, start, stop):
     """mu scale and (exp(logvar) - 1) / 2 scale, as _bce_slopes."""
     for first in range(start, stop, BLOCK):
         last = min(stop, first + BLOCK)
@@ -174,7 +174,7 @@ def _scale(dy, reduction, count):
     return _flat(dy / f32(count or 1) if reduction == "mean" else dy)[0]
 
 
-def _slopes(loop, x, y, scale, results):
+def _derivatives(loop, x, y, scale, results):
     """Fill new arrays of x's shape, as many as `results`."""
     arrays = [np.empty(x.shape, f32) for _ in range(results)]
     flat = [*_flat(x, y), scale, *(a.reshape(-1) for a in arrays)]
@@ -186,18 +186,18 @@ def _bce_forward(x, target, *, reduction):
     return _reduced(_bce, x, target, reduction), (x, target)
 
 
-def _bce_backward(saved, dy, needs, *, reduction):
+def _bce_backward(saved, dy, needs_input_grad, *, reduction):
     x, target = saved
-    return *_slopes(_bce_slopes, x, target, _scale(dy, reduction, x.size), 1), None
+    return *_derivatives(_bce_derivatives, x, target, _scale(dy, reduction, x.size), 1), None
 
 
 def _kl_forward(mu, logvar, *, reduction):
     return _reduced(_kl, mu, logvar, reduction), (mu, logvar)
 
 
-def _kl_backward(saved, dy, needs, *, reduction):
+def _kl_backward(saved, dy, needs_input_grad, *, reduction):
     mu, logvar = saved
-    return tuple(_slopes(_kl_slopes, mu, logvar, _scale(dy, reduction, mu.size), 2))
+    return tuple(_derivatives(_kl_derivatives, mu, logvar, _scale(dy, reduction, mu.size), 2))
 
 
 def _elbo(recon, x, mu, logvar, beta):
@@ -207,13 +207,17 @@ def _elbo(recon, x, mu, logvar, beta):
     return (np.asarray(rec + f32(beta) * kl, f32), rec, kl), (recon, x, mu, logvar, beta)
 
 
-def _elbo_backward(saved, dys, needs):
+def _elbo_backward(saved, dys, needs_input_grad):
     recon, x, mu, logvar, beta = saved
     dloss, drec, dkl = (f32(0) if d is None else f32(d) for d in dys)
     n = f32(len(recon) or 1)
     scale_rec, scale_kl = np.atleast_1d((dloss + drec) / n), np.atleast_1d((dloss * f32(beta) + dkl) / n)
-    drecon = _slopes(_bce_slopes, recon, x, scale_rec, 1)[0] if needs[0] else None
-    dmu, dlogvar = _slopes(_kl_slopes, mu, logvar, scale_kl, 2) if needs[2] or needs[3] else (None, None)
+    drecon = _derivatives(_bce_derivatives, recon, x, scale_rec, 1)[0] if needs_input_grad[0] else None
+    dmu, dlogvar = (
+        _derivatives(_kl_derivatives, mu, logvar, scale_kl, 2)
+        if needs_input_grad[2] or needs_input_grad[3]
+        else (None, None)
+    )
     return drecon, None, dmu, dlogvar, None
 
 

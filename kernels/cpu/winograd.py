@@ -19,7 +19,7 @@ of the output, and 5 taps of stride 1 are 3 + 2.
 
 Shapes      x (N, H, W, A), w (KH, KW, A, B), y (N, OH, OW, B); V (16, tiles, A), U (16, A, B), M (16, tiles, B)
 Plan        images are shared out over threads; each transforms a block of them, multiplies, and transforms back
-Cost        5 x 5 taps at stride 2 on 14 x 14 inputs: 2.1 times fewer multiplications, on 7 x 7 (ragged tiles) 1.6,
+Cost        5 x 5 taps at stride 2 on 14 x 14 inputs: 2.1 times fewer multiplications, on 7 x 7 (partial tiles) 1.6,
             where the direct sum is faster
 Precision   float32: B has entries 0 and +-1 only, and errors are those of the direct sum. Points +-2 or +-1/2 would
             save a further third of the multiplications and were three to six times less accurate than PyTorch
@@ -136,7 +136,7 @@ def _combined(a, row, x, o, step):
 
 @kernel(const(1), out(4), out(1), const(1), REAL, *(INDEX,) * 2, *(const(2),) * 2, *(INDEX,) * 11, *PIECE)
 def _inverse(
-    m, y, t, bias, slope, first, last, ah, aw, tiles, mh, mw, th, tw, r, rows, c, columns, oh, ow, start, stop
+    m, y, t, bias, negative_slope, first, last, ah, aw, tiles, mh, mw, th, tw, r, rows, c, columns, oh, ow, start, stop
 ):
     """Pixels of y = A^T m A for every tile; the first part adds the bias, others add to y, the last one activates."""
     _, height, width, channels = y.shape
@@ -155,8 +155,10 @@ def _inverse(
                         o = (((start + n) * height + h) * width + w) * channels + k
                         v = _combined(aw, q, t, 4 * p * LANES, LANES)
                         v = add_product(v, one, load(bias, k) if first else load(flat, o))
-                        if last and slope != one:
-                            v = bent(v, add_product(nothing, slope, v) if slope != f32(0) else nothing)
+                        if last and negative_slope != one:
+                            v = bent(
+                                v, add_product(nothing, negative_slope, v) if negative_slope != f32(0) else nothing
+                            )
                         store(flat, o, v)
 
 
@@ -231,7 +233,7 @@ def _rooms(pieces, parts, *channels):
     return buffers(*(16 * up(images * tiles, ROWS) * c for c in channels), 16 * LANES)
 
 
-def correlate(x, w, y, parts, bias, slope):
+def correlate(x, w, y, parts, bias, negative_slope):
     """Fill the pixels of y that `parts` make together, bias and activation included."""
     a, b = w.shape[2:]
     parts = [(row, column, _weights(w, row, column)) for row, column in parts]
@@ -247,7 +249,7 @@ def correlate(x, w, y, parts, bias, slope):
                 _multiply(v_room, u, m_room, tiles, a, b)
                 ends, matrices = (i == 0, i == len(parts) - 1), (AT[sizes[0]], AT[sizes[1]])
                 places = (*row.place, *column.place, row.count, column.count)
-                _inverse(m_room, y, t, bias, slope, *ends, *matrices, tiles, *sizes, *places, p, q)
+                _inverse(m_room, y, t, bias, negative_slope, *ends, *matrices, tiles, *sizes, *places, p, q)
 
     if len(x):
         share(piece, len(x))

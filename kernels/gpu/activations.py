@@ -1,4 +1,4 @@
-"""The activations at the end of fused kernels (linear, conv2d, conv_transpose2d, the norms), and their slopes.
+"""The activations at the end of fused kernels (linear, conv2d, conv_transpose2d, the norms), and their derivatives.
 
 `activate` is the value. `slope` is its derivative from what the forward pass keeps, as the reference keeps it: the
 result for relu and tanh, the input for the others (`KEEPS_INPUT`). One exception: of leaky_relu with a positive slope
@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.gpu.common import sigmoid
 
-KEEPS_INPUT = ("leaky_relu", "gelu", "gelu_tanh")  # the others' slopes follow from the result, leaky_relu's may
+KEEPS_INPUT = ("leaky_relu", "gelu", "gelu_tanh")  # the others' derivatives follow from the result, leaky_relu's may
 
 
 @triton.jit
@@ -47,7 +47,7 @@ def gelu(x):
 
 
 @triton.jit
-def gelu_slope(x):
+def gelu_derivative(x):
     """The distribution function plus x times the density."""
     return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
 
@@ -59,7 +59,7 @@ def gelu_tanh(x):
 
 
 @triton.jit
-def gelu_tanh_slope(x):
+def gelu_tanh_derivative(x):
     """sigmoid(u) + x sigmoid(u) sigmoid(-u) du/dx; 1 - sigmoid(u) in place of sigmoid(-u) would cancel."""
     u = 1.5957691216057308 * (x + 0.044715 * x * x * x)
     s = sigmoid(u)
@@ -72,7 +72,7 @@ def silu(x):
 
 
 @triton.jit
-def silu_slope(x):
+def silu_derivative(x):
     return sigmoid(x) * (1.0 + x * sigmoid(-x))
 
 
@@ -102,11 +102,11 @@ def slope(kept, negative_slope, ACT: tl.constexpr):
     elif ACT == "leaky_relu":
         d = tl.where(kept > 0, 1.0, negative_slope)
     elif ACT == "gelu":
-        d = gelu_slope(kept)
+        d = gelu_derivative(kept)
     elif ACT == "gelu_tanh":
-        d = gelu_tanh_slope(kept)
+        d = gelu_tanh_derivative(kept)
     elif ACT == "silu":
-        d = silu_slope(kept)
+        d = silu_derivative(kept)
     elif ACT == "tanh":
         d = (1.0 - kept) * (1.0 + kept)
     else:

@@ -44,7 +44,7 @@ def _value(x, TERM: tl.constexpr):
 
 
 @triton.jit
-def _slope(x, TERM: tl.constexpr):
+def _derivative(x, TERM: tl.constexpr):
     """f'(x); of the hinge 0 at its kink."""
     if TERM == "softplus":
         y = sigmoid(x)
@@ -68,7 +68,7 @@ def _gradient(x_ptr, dx_ptr, n, scale, SIGN: tl.constexpr, TERM: tl.constexpr, B
     """dx = SIGN f'(SIGN x) scale, of this program's block."""
     o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + o, mask=o < n, other=0.0).to(tl.float32)
-    tl.store(dx_ptr + o, SIGN * _slope(SIGN * x, TERM) * scale, mask=o < n)
+    tl.store(dx_ptr + o, SIGN * _derivative(SIGN * x, TERM) * scale, mask=o < n)
 
 
 @triton.jit
@@ -106,10 +106,10 @@ def _loss(real, fake, term, sign=1, weight=1):
     return y if programs == 1 else add_up(parts, y.dtype, 1.0)
 
 
-def _gradients(real, fake, dy, needs, term, sign=1, weight=1):
+def _gradients(real, fake, dy, needs_input_grad, term, sign=1, weight=1):
     """(dreal or None, dfake or None)"""
     numbers, most = _numbers(real, fake, weight)
-    dreal, dfake = (array_module(x).empty_like(x) if need else None for x, need in zip((real, fake), needs))
+    dreal, dfake = (array_module(x).empty_like(x) if need else None for x, need in zip((real, fake), needs_input_grad))
     config = blocks("adversarial", "each", fake.dtype)
     arrays = (real, fake, dy, dreal, dfake)
     launch(_adversarial_backward, (cdiv(most, config["BLOCK"]),), *arrays, *numbers, SIGN=sign, TERM=term, **config)
@@ -128,8 +128,8 @@ def _discriminator_loss(real, fake, *, kind):
     return _loss(real, fake, DISCRIMINATOR[kind]), (real, fake)
 
 
-def _discriminator_loss_backward(saved, dy, needs, *, kind):
-    return _gradients(*saved, dy, needs, DISCRIMINATOR[kind])
+def _discriminator_loss_backward(saved, dy, needs_input_grad, *, kind):
+    return _gradients(*saved, dy, needs_input_grad, DISCRIMINATOR[kind])
 
 
 def _generator_loss(fake, *, kind):
@@ -137,7 +137,7 @@ def _generator_loss(fake, *, kind):
     return _loss(None, fake, *GENERATOR[kind]), (fake,)
 
 
-def _generator_loss_backward(saved, dy, needs, *, kind):
+def _generator_loss_backward(saved, dy, needs_input_grad, *, kind):
     return _gradients(None, *saved, dy, (False, True), *GENERATOR[kind])[1:]
 
 

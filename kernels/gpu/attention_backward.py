@@ -174,36 +174,36 @@ def _queries(
 
 
 @triton.jit
-def _digit(n, program, trip, OWN: tl.constexpr):
+def _digit(n, program, iteration, OWN: tl.constexpr):
     """The index on an axis of length n, taken from the program's number if the bias has the axis, else from the loop's;
     and what is left of both numbers."""
     if OWN:
         index, program = program % n, program // n
     else:
-        index, trip = trip % n, trip // n
-    return index, program, trip
+        index, iteration = iteration % n, iteration // n
+    return index, program, iteration
 
 
 @triton.jit
-def _scores_tile(trip, B, H, Tq, Tk, OWN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Which tile of the scores a program looks at in a trip: (head z, first query, first key)."""
-    tile_n, program, trip = _digit(tl.cdiv(Tk, BLOCK_N), tl.program_id(0), trip, OWN[3])
-    tile_m, program, trip = _digit(tl.cdiv(Tq, BLOCK_M), program, trip, OWN[2])
-    head, program, trip = _digit(H, program, trip, OWN[1])
-    batch, program, trip = _digit(B, program, trip, OWN[0])
+def _scores_tile(iteration, B, H, Tq, Tk, OWN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Which tile of the scores a program looks at in a iteration: (head z, first query, first key)."""
+    tile_n, program, iteration = _digit(tl.cdiv(Tk, BLOCK_N), tl.program_id(0), iteration, OWN[3])
+    tile_m, program, iteration = _digit(tl.cdiv(Tq, BLOCK_M), program, iteration, OWN[2])
+    head, program, iteration = _digit(H, program, iteration, OWN[1])
+    batch, program, iteration = _digit(B, program, iteration, OWN[0])
     return batch.to(tl.int64) * H + head, tile_m * BLOCK_M, tile_n * BLOCK_N
 
 
 @triton.jit
 def _bias(
-    q_ptr, k_ptr, v_ptr, mask_ptr, bias_ptr, dy_ptr, stats_ptr, dbias_ptr, H, Tq, Tk, scale, offset, B, trips,
+    q_ptr, k_ptr, v_ptr, mask_ptr, bias_ptr, dy_ptr, stats_ptr, dbias_ptr, H, Tq, Tk, scale, offset, B, iterations,
     D: tl.constexpr, DV: tl.constexpr, W: tl.constexpr, WV: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr,
     CAUSAL: tl.constexpr, PRECISION: tl.constexpr, OWN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """dbias, which has the axes OWN, of one tile: ds added up over all that the tile was broadcast to."""
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for trip in tl.range(0, trips, disable_licm=PRECISION == "tf32x3"):
-        z, m, n = _scores_tile(trip, B, H, Tq, Tk, OWN, BLOCK_M, BLOCK_N)
+    for iteration in tl.range(0, iterations, disable_licm=PRECISION == "tf32x3"):
+        z, m, n = _scores_tile(iteration, B, H, Tq, Tk, OWN, BLOCK_M, BLOCK_N)
         q = tile(q_ptr, z * Tq, m, Tq, D, BLOCK_M, W)  # (M, W)
         dy = tile(dy_ptr, z * Tq, m, Tq, DV, BLOCK_M, WV)  # (M, WV)
         k = tile(k_ptr, z * Tk, n, Tk, D, BLOCK_N, W)  # (N, W)
@@ -249,7 +249,7 @@ def common(q, k, v, mask, bias, causal, causal_offset, scale):
     return (h, Tq, Tk, scale, offset), {**constants, "CAUSAL": causal, "PRECISION": precision_of(q)}
 
 
-def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
+def attention_backward(saved, dy, needs_input_grad, *, causal, causal_offset, scale):
     q, k, v, mask, bias, bias_shape, y, top, total = saved
     xp, (B, h, Tq, _), Tk = array_module(q), q.shape, k.shape[2]
     numbers, constants = common(q, k, v, mask, bias, causal, causal_offset, scale)
@@ -259,17 +259,17 @@ def attention_backward(saved, dy, needs, *, causal, causal_offset, scale):
     _launch_delta(y, dy, top, total, stats, scaled, constants, sizes("delta"))
     given = q, k, v, mask, bias, dy if scaled is None else scaled, stats
     dq = dk = dv = dbias = None
-    if needs[0]:
+    if needs_input_grad[0]:
         dq, config = xp.empty_like(q), sizes("queries")
         launch(_queries, (B * h * cdiv(Tq, config["BLOCK_M"]),), *given, dq, *numbers, **constants, **config)
-    if needs[1] or needs[2]:
+    if needs_input_grad[1] or needs_input_grad[2]:
         dk, dv, config = xp.empty_like(k), xp.empty_like(v), sizes("keys_and_values")
         grid = (B * h * cdiv(Tk, config["BLOCK_N"]),)
         launch(_keys_and_values, grid, *given, dk, dv, *numbers, **constants, **config)
-    if needs[4]:
+    if needs_input_grad[4]:
         dbias = xp.zeros(bias_shape, bias.dtype)
         _launch_bias(given, dbias, numbers, constants, sizes("bias"))
-    return dq, dk if needs[1] else None, dv if needs[2] else None, None, dbias
+    return dq, dk if needs_input_grad[1] else None, dv if needs_input_grad[2] else None, None, dbias
 
 
 def _launch_delta(y, dy, top, total, stats, scaled, constants, config):
@@ -278,10 +278,10 @@ def _launch_delta(y, dy, top, total, stats, scaled, constants, config):
 
 
 def _launch_bias(given, dbias, numbers, constants, config):
-    """A program for each tile of the bias, and a trip of its loop for each tile of scores that it was added to."""
+    """A program for each tile of the bias, and a iteration of its loop for each tile of scores that it was added to."""
     (B, h, Tq, _), Tk, own = given[0].shape, given[1].shape[2], axes(dbias)
     lengths = B, h, cdiv(Tq, config["BLOCK_M"]), cdiv(Tk, config["BLOCK_N"])
     programs = math.prod(n for n, has in zip(lengths, own) if has)
-    trips = math.prod(n for n, has in zip(lengths, own) if not has)
-    if trips:
-        launch(_bias, (programs,), *given, dbias, *numbers, B, trips, **constants, OWN=own, **config)
+    iterations = math.prod(n for n, has in zip(lengths, own) if not has)
+    if iterations:
+        launch(_bias, (programs,), *given, dbias, *numbers, B, iterations, **constants, OWN=own, **config)

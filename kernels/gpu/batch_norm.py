@@ -196,21 +196,21 @@ def _apply(x, mean, var, w, b, dropping, eps, act, negative_slope):
     return y, (x, mean, var, w, b if act else None, dropping)  # z, which b is part of, tells act'(z) alone
 
 
-def _gradients(saved, dy, train, needs, eps, act, negative_slope):
+def _gradients(saved, dy, train, needs_input_grad, eps, act, negative_slope):
     """(dx, dw, db). In training dx needs dw and db too: they carry the gradients of mean and variance."""
     *inputs, dropping = saved
     x, xp, (rows, C, strip, strips, config) = inputs[0], array_module(dy), _plan(dy)
     dy, dx, sums = contiguous(dy), None, None
     rest, config = (eps, negative_slope, *dropping), {"ACT": act, "GROUPED": C % 8 == 0, **config}
     columns = cdiv(C, config["BLOCK_C"])
-    if train or needs[1] or needs[2]:
+    if train or needs_input_grad[1] or needs_input_grad[2]:
         parts = xp.empty((2, strips, C), "float32")
         launch(_strip_sums, (strips, columns), *inputs, dy, parts, rows, C, strip, *rest, **config)
         sums = sum_parts(parts)
-    if needs[0]:
+    if needs_input_grad[0]:
         dx, grid = xp.empty_like(x), (cdiv(rows, config["BLOCK_R"]), columns)
         launch(_batch_norm_backward, grid, *inputs, dy, sums if train else None, dx, rows, C, *rest, **config)
-    return dx, sums[0] if needs[1] else None, sums[1] if needs[2] else None
+    return dx, sums[0] if needs_input_grad[1] else None, sums[1] if needs_input_grad[2] else None
 
 
 def _batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, seed, draw):
@@ -221,16 +221,16 @@ def _batch_norm(x, w, b, mask, step, *, eps, act, negative_slope, dropout_p, see
     return (y, mean, var), saved
 
 
-def _batch_norm_backward_(saved, dys, needs, *, eps, act, negative_slope, dropout_p, seed, draw):
-    return *_gradients(saved, dys[0], True, needs[:3], eps, act, negative_slope), None, None
+def _batch_norm_backward_(saved, dys, needs_input_grad, *, eps, act, negative_slope, dropout_p, seed, draw):
+    return *_gradients(saved, dys[0], True, needs_input_grad[:3], eps, act, negative_slope), None, None
 
 
 def _batch_norm_eval(x, mean, var, w, b, *, eps, act, negative_slope):
     return _apply(x, mean, var, w, b, dropping_of(None, None, 0, 0, 0), eps, act, negative_slope)
 
 
-def _batch_norm_eval_backward(saved, dy, needs, *, eps, act, negative_slope):
-    dx, dw, db = _gradients(saved, dy, False, (needs[0], *needs[3:]), eps, act, negative_slope)
+def _batch_norm_eval_backward(saved, dy, needs_input_grad, *, eps, act, negative_slope):
+    dx, dw, db = _gradients(saved, dy, False, (needs_input_grad[0], *needs_input_grad[3:]), eps, act, negative_slope)
     return dx, None, None, dw, db
 
 

@@ -3,15 +3,16 @@
 As in core/reference/conv.py: the large image (N, H, W, A), the small one (N, U, V, B), w (KH, KW, A, B), and the links
 h = S u + D i - P, c = S v + D j - P of pixel (u, v), tap (i, j) and pixel (h, c), with stride S, dilation D, padding P:
 
-    correlate   small[u, v] = sum over the taps           of large[h, c] @ w[i, j]
-    spread      large[h, c] = sum over the links into it  of small[u, v] @ w[i, j].T
+    correlate              small[u, v] = sum over the taps            of large[h, c] @ w[i, j]
+    correlate_transpose    large[h, c] = sum over the links into it   of small[u, v] @ w[i, j].T
 
-Correlate is conv2d, and conv_transpose2d's dx; spread is conv_transpose2d, and conv2d's dx. What is summed over pixels,
-dw and db, is in conv_weight.py. One kernel does both: its x is what comes in and its y what goes out.
+The first is conv2d, and conv_transpose2d's dx; the second is conv_transpose2d, and conv2d's dx. What is summed over
+pixels, dw and db, is in conv_weight.py. One kernel does both: its x is what comes in and its y what goes out.
 
 Shapes      x (N, IH, IW, CI), y (N, OH, OW, CO): the large and the small image for correlate, with CI = A, CO = B, and
-            the other way round for spread. An Axis holds K, S, P, D of the rows or of the columns
-Phases      output row S q + r of spread takes tap i from input row q + (r + P - D i) / S where that is whole. With
+            the other way round for its transpose. An Axis holds K, S, P, D of the rows or of the columns
+Phases      output row S q + r of the transpose takes tap i from input row q + (r + P - D i) / S where that is whole.
+With
             g = gcd(S, D) these are every (S/g)-th tap, the first being (r + P)/g times the inverse of D/g, mod S/g;
             from one to the next the input row falls by D/g. So each residue r is a dense stride-1 correlation
 Plan        a program makes BLOCK_M pixels x BLOCK_N channels of y, of one phase (the fastest axis of the grid, so that
@@ -20,14 +21,14 @@ Plan        a program makes BLOCK_M pixels x BLOCK_N channels of y, of one phase
             not divide CI, a block of k holds parts of several taps, so an image of 1 or 3 channels wastes nothing.
             BLOCK_N = 1 serves one channel, a GAN's last layer, on the ordinary cores: a tensor core would compute 16
             columns to use one
-Cost        2 N U V KH KW A B flops, either way (spread multiplies no inserted zero); every array once as long as L2
+Cost        2 N U V KH KW A B flops, either way (no inserted zero is multiplied); every array once as long as L2
             holds the rows in flight
 Precision   products of float32 in three TF32 passes ("tf32x3"); the compiler sums each block of k from zero and adds
             that to the float32 total, so the tensor cores' cruder rounding does not pile up. float16 is only stored
 Versions    read in compiled code, not timed: nested loops over taps drain the pipeline at every tap; tl.range(flatten)
             switches it off; an address by division in every row costs 1.4 times the instructions. Of leaky_relu the
-            result is kept, not the input, which would be one more array to write: for a positive slope their signs
-            agree
+            result is kept, not the input, which would be one more array to write: for a positive negative_slope their
+            signs agree
 Limits      kernels to 31 taps an axis (bits of a mask); below 2^31 pixels, and elements of one padded image and of w:
             core/table.py refuses more
 Source      phases: Dumoulin and Visin 2016, section 4
@@ -65,7 +66,7 @@ class Axis(NamedTuple):
 
 @triton.jit
 def _phase(r, AXIS: tl.constexpr):
-    """Phase r of spread: (number of its taps, the first one, the input position of that one for q = 0)."""
+    """Phase r of the transpose: (number of its taps, the first one, the input position of that one for q = 0)."""
     period: tl.constexpr = AXIS.stride // AXIS.gcd
     first = (r + AXIS.padding) // AXIS.gcd * AXIS.inverse % period
     taps = tl.where((r + AXIS.padding) % AXIS.gcd == 0, tl.cdiv(tl.maximum(AXIS.taps - first, 0), period), 0)
@@ -86,12 +87,12 @@ def _inside(position, size, taps, STEP: tl.constexpr, AXIS: tl.constexpr):
 @triton.jit
 def _gather(
     x_ptr, w_ptr, b_ptr, y_ptr, kept_ptr, images, IH, IW, OH, OW, negative_slope,
-    CI: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, SPREAD: tl.constexpr, ACT: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    CI: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TRANSPOSE: tl.constexpr,
+    ACT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """y = act(x correlated with w, or SPREAD by it, + b); act's input goes to kept_ptr, unless that is None."""
+    """y = act(x correlated with w, or TRANSPOSE by it, + b); act's input goes to kept_ptr, unless that is None."""
     program = tl.program_id(0)
-    if SPREAD:  # output pixel S q + r; tap first + S/g t reads input pixel q + start - D/g t
+    if TRANSPOSE:  # output pixel S q + r; tap first + S/g t reads input pixel q + start - D/g t
         step_h: tl.constexpr = -(ROWS.dilation // ROWS.gcd)
         step_w: tl.constexpr = -(COLS.dilation // COLS.gcd)
         out_h: tl.constexpr = ROWS.stride
@@ -111,8 +112,8 @@ def _gather(
     m = tile // tl.cdiv(CO, BLOCK_N) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile % tl.cdiv(CO, BLOCK_N) * BLOCK_N + tl.arange(0, BLOCK_N)
     image, qh, qw = m // (PH * PW), m // PW % PH, m % PW
-    ih = qh * (1 if SPREAD else ROWS.stride) + start_h
-    iw = qw * (1 if SPREAD else COLS.stride) + start_w
+    ih = qh * (1 if TRANSPOSE else ROWS.stride) + start_h
+    iw = qw * (1 if TRANSPOSE else COLS.stride) + start_w
     bits_h = tl.where(image < images, _inside(ih, IH, taps_h, step_h, ROWS), 0)
     bits_w = _inside(iw, IW, taps_w, step_w, COLS)
     x_row = x_ptr + ((image.to(tl.int64) * IH + ih) * IW + iw) * CI  # (BLOCK_M,)
@@ -131,7 +132,7 @@ def _gather(
         x_at = (th * step_h * IW + tw * step_w) * CI + c
         hit = (bits_h[:, None] >> th[None, :]) & (bits_w[:, None] >> tw[None, :]) & 1  # (BLOCK_M, BLOCK_K)
         x = tl.load(x_row[:, None] + x_at[None, :], mask=hit != 0, other=0.0)
-        if SPREAD:
+        if TRANSPOSE:
             at = (first_h + th * (ROWS.stride // ROWS.gcd)) * COLS.taps + first_w + tw * (COLS.stride // COLS.gcd)
             w_at, across = at * CO * CI + c, CI
         else:
@@ -173,16 +174,16 @@ def _ready(dtype, *arrays):
     return [None if a is None else array_module(a).ascontiguousarray(a, dtype) for a in arrays]
 
 
-def _apply(x, w, b, out, axes, spread, act=None, negative_slope=0.0):
-    """(y, what the slope of `act` needs, or None): y (N, *out, CO) = act(correlate or spread of x, plus b)."""
-    xp, (n, h, width, ci), co = array_module(x), x.shape, w.shape[2 if spread else 3]
+def _apply(x, w, b, out, axes, transpose, act=None, negative_slope=0.0):
+    """(y, what the derivative of `act` needs, or None): y (N, *out, CO) = act(x correlated, or its transpose, + b)."""
+    xp, (n, h, width, ci), co = array_module(x), x.shape, w.shape[2 if transpose else 3]
     y = xp.empty((n, *out, co), x.dtype)
     kept = xp.empty_like(y) if act in KEEPS_INPUT and not (act == "leaky_relu" and negative_slope > 0) else None
-    strides = (axes["ROWS"].stride, axes["COLS"].stride) if spread else (1, 1)
+    strides = (axes["ROWS"].stride, axes["COLS"].stride) if transpose else (1, 1)
     config = blocks("conv", f"gather_{width_of(co)}", x.dtype, y.size // co)
     pixels = n * cdiv(out[0], strides[0]) * cdiv(out[1], strides[1])
     grid = math.prod(strides) * cdiv(pixels, config["BLOCK_M"]) * cdiv(co, config["BLOCK_N"])
-    constants = {"CI": ci, "CO": co, **axes, "SPREAD": spread, "ACT": act, "PRECISION": precision_of(x), **config}
+    constants = {"CI": ci, "CO": co, **axes, "TRANSPOSE": transpose, "ACT": act, "PRECISION": precision_of(x), **config}
     launch(_gather, (grid,), x, w, b, y, kept, n, h, width, *out, float(negative_slope), **constants)
     return y, y if kept is None and act is not None else kept
 
@@ -198,12 +199,12 @@ def _conv2d(x, w, b, *, stride, padding, dilation, act, negative_slope):
     return y, (x, w, kept)
 
 
-def _conv2d_backward(saved, dy, needs, *, stride, padding, dilation, act, negative_slope):
+def _conv2d_backward(saved, dy, needs_input_grad, *, stride, padding, dilation, act, negative_slope):
     x, w, kept = saved
-    dy, db = before_activation(*_ready(x.dtype, dy), kept, act, negative_slope, needs[2])
+    dy, db = before_activation(*_ready(x.dtype, dy), kept, act, negative_slope, needs_input_grad[2])
     axes = _axes(w.shape[:2], stride, padding, dilation)
-    dx = _apply(dy, w, None, x.shape[1:3], axes, True)[0] if needs[0] else None
-    return dx, weight_gradient(x, dy, axes) if needs[1] else None, db
+    dx = _apply(dy, w, None, x.shape[1:3], axes, True)[0] if needs_input_grad[0] else None
+    return dx, weight_gradient(x, dy, axes) if needs_input_grad[1] else None, db
 
 
 def _conv_transpose2d(x, w, b, *, stride, padding, output_padding, dilation, act, negative_slope):
@@ -214,12 +215,14 @@ def _conv_transpose2d(x, w, b, *, stride, padding, output_padding, dilation, act
     return y, (x, w, kept)
 
 
-def _conv_transpose2d_backward(saved, dy, needs, *, stride, padding, output_padding, dilation, act, negative_slope):
+def _conv_transpose2d_backward(
+    saved, dy, needs_input_grad, *, stride, padding, output_padding, dilation, act, negative_slope
+):
     x, w, kept = saved
-    dy, db = before_activation(*_ready(x.dtype, dy), kept, act, negative_slope, needs[2])
+    dy, db = before_activation(*_ready(x.dtype, dy), kept, act, negative_slope, needs_input_grad[2])
     axes = _axes(w.shape[:2], stride, padding, dilation)
-    dx = _apply(dy, w, None, x.shape[1:3], axes, False)[0] if needs[0] else None
-    return dx, weight_gradient(dy, x, axes) if needs[1] else None, db
+    dx = _apply(dy, w, None, x.shape[1:3], axes, False)[0] if needs_input_grad[0] else None
+    return dx, weight_gradient(dy, x, axes) if needs_input_grad[1] else None, db
 
 
 conv2d = Op("conv2d", _conv2d, _conv2d_backward, backend="triton")

@@ -144,7 +144,7 @@ def _cross_entropy(logits, target, **options):
     return y, (logits, *kept)
 
 
-def _cross_entropy_grad(saved, dy, needs, **options):
+def _cross_entropy_grad(saved, dy, needs_input_grad, **options):
     logits, *kept = saved
     flat = logits.reshape(kept[0].size, logits.shape[-1])
     dx = array_module(logits).empty_like(flat)
@@ -176,18 +176,18 @@ def _linear_cross_entropy(x, w, target, **options):
     return y, (x, w, *kept)
 
 
-def _linear_cross_entropy_grad(saved, dy, needs, **options):
+def _linear_cross_entropy_grad(saved, dy, needs_input_grad, **options):
     x, w, *kept = saved
     xp, dtype, flat = array_module(x), result_dtype(x, w), x.reshape(kept[0].size, w.shape[1])
-    dx, dw = xp.empty_like(flat), xp.zeros(w.shape, "float32") if needs[1] else None
+    dx, dw = xp.empty_like(flat), xp.zeros(w.shape, "float32") if needs_input_grad[1] else None
     for part, logits in _chunks(flat, w):
         d = logits if dtype == logits.dtype else xp.empty(logits.shape, dtype)
         _gradient(part, logits, d, kept, dy, **options)
-        if needs[0]:
+        if needs_input_grad[0]:
             gemm(d, w, out=dx[part])
-        if needs[1]:
+        if needs_input_grad[1]:
             gemm(d.T, flat[part], out=dw, accumulate=part.start > 0)
-    return dx.reshape(x.shape) if needs[0] else None, dw, None
+    return dx.reshape(x.shape) if needs_input_grad[0] else None, dw, None
 
 
 linear_cross_entropy = Op("linear_cross_entropy", _linear_cross_entropy, _linear_cross_entropy_grad, backend="triton")

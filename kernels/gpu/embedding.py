@@ -77,7 +77,7 @@ def _embedding(ids, w):
     return y, (ids, w.shape)  # (..., D)
 
 
-def _embedding_backward(saved, dy, needs):
+def _embedding_backward(saved, dy, needs_input_grad):
     (ids, (V, D)), dy = saved, contiguous(dy)
     dw = array_module(dy).empty((V, D), dy.dtype)
     config = blocks("embedding", "scatter", dy.dtype, V)
@@ -138,7 +138,7 @@ def _timestep_embedding(t, *, dim, max_period):
     return y, (t,)
 
 
-def _timestep_embedding_backward(saved, dy, needs, *, dim, max_period):
+def _timestep_embedding_backward(saved, dy, needs_input_grad, *, dim, max_period):
     (t,), dy = saved, contiguous(dy)
     (programs, _), config = _plan("embed_backward", t, dim, max_period)
     dt = array_module(dy).empty(t.shape, dy.dtype)

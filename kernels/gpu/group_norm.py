@@ -158,13 +158,13 @@ def _group_norm(x, w, b, *, num_groups, eps, act):
     return y, (x, w, b if act else None, mean, rstd)  # z, which b is part of, tells act'(z) alone
 
 
-def _group_norm_backward_(saved, dy, needs, *, num_groups, eps, act):
+def _group_norm_backward_(saved, dy, needs_input_grad, *, num_groups, eps, act):
     dy, xp, (N, *_, C) = contiguous(dy), array_module(dy), dy.shape
     grid, P, config = _plan("group_norm_backward", dy, num_groups)
-    dx, parts = xp.empty_like(saved[0]), xp.empty((2, N, C), "float32") if any(needs[1:]) else None
+    dx, parts = xp.empty_like(saved[0]), xp.empty((2, N, C), "float32") if any(needs_input_grad[1:]) else None
     launch(_group_norm_backward, grid, *saved, dy, dx, parts, P, C, num_groups, ACT=act, **config)
     dw, db = (None, None) if parts is None else sum_parts(parts)
-    return dx, dw if needs[1] else None, db if needs[2] else None
+    return dx, dw if needs_input_grad[1] else None, db if needs_input_grad[2] else None
 
 
 group_norm = Op("group_norm", _group_norm, _group_norm_backward_, backend="triton")

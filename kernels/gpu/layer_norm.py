@@ -169,8 +169,8 @@ def _layer_norm(x, w, b, *, eps):
     return y, saved
 
 
-def _layer_norm_backward_(saved, dy, needs, *, eps):
-    return _backward(saved, dy, None, needs[1:])[1:]
+def _layer_norm_backward_(saved, dy, needs_input_grad, *, eps):
+    return _backward(saved, dy, None, needs_input_grad[1:])[1:]
 
 
 def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw):
@@ -178,11 +178,11 @@ def _add_layer_norm(x, residual, w, b, mask, step, *, eps, dropout_p, seed, draw
     return (y, r), saved
 
 
-def _add_layer_norm_backward(saved, dys, needs, *, eps, dropout_p, seed, draw):
+def _add_layer_norm_backward(saved, dys, needs_input_grad, *, eps, dropout_p, seed, draw):
     (dy, dr), (mask, step, *_) = dys, saved[-1]
     if dy is None:  # only the sum was used
         return dropped(dr, mask, step, dropout_p, seed, draw), dr, *(None,) * 4
-    dresidual, dx, dw, db = _backward(saved, dy, dr, needs[2:4])
+    dresidual, dx, dw, db = _backward(saved, dy, dr, needs_input_grad[2:4])
     return dx, dresidual, dw, db, None, None
 
 

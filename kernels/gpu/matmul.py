@@ -196,16 +196,16 @@ def _matmul(x, y):
     return z.reshape(shape), (x, y)
 
 
-def _matmul_backward(saved, dy, needs):
+def _matmul_backward(saved, dy, needs_input_grad):
     x, y = saved
     a, b, batch = _matrices(x, y)
     dy = dy.reshape((*batch, a.shape[-2], b.shape[-1]))
-    da = _gradient(dy, b.swapaxes(-1, -2), a.shape).reshape(x.shape) if needs[0] else None
-    if needs[1] and math.prod(b.shape[:-2]) == 1:  # one matrix for all: its gradient is one long product
+    da = _gradient(dy, b.swapaxes(-1, -2), a.shape).reshape(x.shape) if needs_input_grad[0] else None
+    if needs_input_grad[1] and math.prod(b.shape[:-2]) == 1:  # one matrix for all: its gradient is one long product
         rows = math.prod(batch) * a.shape[-2]
         a = array_module(a).broadcast_to(a, batch + a.shape[-2:]).reshape(rows, a.shape[-1])
         return da, gemm(a.T, dy.reshape(rows, dy.shape[-1])).reshape(y.shape)
-    return da, _gradient(a.swapaxes(-1, -2), dy, b.shape).reshape(y.shape) if needs[1] else None
+    return da, _gradient(a.swapaxes(-1, -2), dy, b.shape).reshape(y.shape) if needs_input_grad[1] else None
 
 
 def _matrices(x, y):
@@ -262,15 +262,15 @@ def _linear(x, w, b, *, act, negative_slope):
     return y, (x, w, y if pre is None and act is not None else pre)
 
 
-def _linear_backward(saved, dy, needs, *, act, negative_slope):
+def _linear_backward(saved, dy, needs_input_grad, *, act, negative_slope):
     (x, w, kept), rows = saved, rows_of(saved[0])
-    g, db = _slope_and_sum(kept, dy.reshape(rows, len(w)), act, negative_slope, needs[2])
-    dx = gemm(g, w).reshape(x.shape) if needs[0] else None
-    dw = gemm(g.T, x.reshape(rows, x.shape[-1])) if needs[1] else None
+    g, db = _derivative_and_sum(kept, dy.reshape(rows, len(w)), act, negative_slope, needs_input_grad[2])
+    dx = gemm(g, w).reshape(x.shape) if needs_input_grad[0] else None
+    dw = gemm(g.T, x.reshape(rows, x.shape[-1])) if needs_input_grad[1] else None
     return dx, dw, db  # (..., in), (out, in), (out,)
 
 
-def _slope_and_sum(kept, dy, act, negative_slope, summed):
+def _derivative_and_sum(kept, dy, act, negative_slope, summed):
     """dy * act'(kept), and its sum over the rows, or None."""
     (rows, out), xp = dy.shape, array_module(dy)
     if act is None and not summed:

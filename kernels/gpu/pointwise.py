@@ -154,7 +154,7 @@ def _softplus_x(d, x):
 
 @triton.jit
 def _silu_x(d, x):
-    return d * activations.silu_slope(x)
+    return d * activations.silu_derivative(x)
 
 
 @triton.jit
@@ -169,12 +169,12 @@ def _leaky_relu_x(d, x, negative_slope):
 
 @triton.jit
 def _gelu_x(d, x):
-    return d * activations.gelu_slope(x)
+    return d * activations.gelu_derivative(x)
 
 
 @triton.jit
 def _gelu_tanh_x(d, x):
-    return d * activations.gelu_tanh_slope(x)
+    return d * activations.gelu_tanh_derivative(x)
 
 
 @triton.jit
@@ -245,7 +245,7 @@ def _op(name: str, rule: Rule) -> Op:
         y = mapped(rule.value, shape, result_dtype(*xs), *xs, *_numbers(rule, attrs))
         return y, (shapes, *(a if letter in read else None for letter, a in zip(rule.inputs + "r", (*xs, y))))
 
-    def backward(saved, dy, needs, **attrs):
+    def backward(saved, dy, needs_input_grad, **attrs):
         shapes, *kept = saved
         arrays, numbers = dict(zip("d" + rule.inputs + "r", (dy, *kept))), _numbers(rule, attrs)
 
@@ -259,7 +259,7 @@ def _op(name: str, rule: Rule) -> Op:
 
         return tuple(
             gradient(grad, shape) if need and grad is not None else None
-            for need, grad, shape in zip(needs, rule.grads, shapes)
+            for need, grad, shape in zip(needs_input_grad, rule.grads, shapes)
         )
 
     return Op(name, forward, backward, backend="triton")

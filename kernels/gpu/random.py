@@ -195,8 +195,8 @@ def _dropout(x, mask, step, *, p, seed, draw):
     return dropped(x, mask, step, p, seed, draw), (mask, frozen(step))
 
 
-def _dropout_backward(saved, dy, needs, *, p, seed, draw):
-    return dropped(dy, *saved, p, seed, draw) if needs[0] else None, None, None
+def _dropout_backward(saved, dy, needs_input_grad, *, p, seed, draw):
+    return dropped(dy, *saved, p, seed, draw) if needs_input_grad[0] else None, None, None
 
 
 dropout = Op("dropout", _dropout, _dropout_backward, backend="triton")

@@ -217,16 +217,16 @@ def _runs(shape, axes):
 def _fold(x, outer, n, inner, fold, dtype, divisor):
     """x, seen as (outer, n, inner), folded over n in as many launches as its length takes."""
     config = blocks("reductions", "reduce", x.dtype, x.size)
-    tile, columns, trips = (config.pop(name) for name in ("TILE", "COLUMNS", "TRIPS"))
+    tile, columns, iterations = (config.pop(name) for name in ("TILE", "COLUMNS", "TRIPS"))
     block_k = min(_power(inner), columns)
     block_n = min(_power(n), tile // block_k)
     block_o = min(_power(outer), tile // block_k // block_n)
-    shares = max(1, cdiv(n, trips * block_n))
+    shares = max(1, cdiv(n, iterations * block_n))
     last = shares == 1
     y = array_module(x).empty(outer * shares * inner, dtype if last else "float32")
     grid = (cdiv(outer, block_o) * shares * cdiv(inner, block_k),)
     of_two, along, identity = FOLDS[fold]
-    sizes = {"SHARE": trips * block_n, "BLOCK_O": block_o, "BLOCK_N": block_n, "BLOCK_K": block_k}
+    sizes = {"SHARE": iterations * block_n, "BLOCK_O": block_o, "BLOCK_N": block_n, "BLOCK_K": block_k}
     arguments = (x, y, outer, n, inner, float(divisor if last else 1))
     launch(_reduce, grid, *arguments, OF_TWO=of_two, ALONG=along, IDENTITY=identity, **sizes, **config)
     return y if last else _fold(y, outer, shares, inner, fold, dtype, divisor)
@@ -271,7 +271,7 @@ def _sum(x, *, axis, keepdims):
     return _folded(x, axes, keepdims), (x.shape, axes)
 
 
-def _sum_backward(saved, dy, needs, *, axis, keepdims):
+def _sum_backward(saved, dy, needs_input_grad, *, axis, keepdims):
     shape, axes = saved
     return (array_module(dy).broadcast_to(_keep(dy, shape, axes), shape),)
 
@@ -281,9 +281,9 @@ def _mean(x, *, axis, keepdims):
     return _folded(x, axes, keepdims, divisor=_count(x.shape, axes)), (x.shape, axes)
 
 
-def _mean_backward(saved, dy, needs, *, axis, keepdims):
+def _mean_backward(saved, dy, needs_input_grad, *, axis, keepdims):
     dy = mapped(divide, dy.shape, dy.dtype, dy, float(max(_count(*saved), 1)))
-    return _sum_backward(saved, dy, needs, axis=axis, keepdims=keepdims)
+    return _sum_backward(saved, dy, needs_input_grad, axis=axis, keepdims=keepdims)
 
 
 def _extreme(name):
@@ -295,7 +295,7 @@ def _extreme(name):
         y = _folded(x, axes, keepdims, fold=name)
         return y, (x, y, axes)
 
-    def backward(saved, dy, needs, *, axis, keepdims):
+    def backward(saved, dy, needs_input_grad, *, axis, keepdims):
         x, y, axes = saved
         dy, y = _keep(dy, x.shape, axes), _keep(y, x.shape, axes)
         ties = reduced(mapped(_equal, x.shape, x.dtype, x, y), axes, "float32")

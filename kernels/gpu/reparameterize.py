@@ -72,14 +72,14 @@ def _reparameterize(mu, logvar, noise, step, *, seed, draw):
     return z, (logvar, noise, frozen(step))
 
 
-def _reparameterize_gradients(saved, dz, needs, *, seed, draw):
+def _reparameterize_gradients(saved, dz, needs_input_grad, *, seed, draw):
     dlogvar = None
-    if needs[1]:
+    if needs_input_grad[1]:
         dlogvar = array_module(dz).empty_like(saved[0])
         config = blocks("random", "normal", dlogvar.dtype)
         arrays, grid = (*saved, contiguous(dz), dlogvar), (cdiv(dz.size, config["BLOCK"]),)
         launch(_reparameterize_backward, grid, *arrays, dz.size, *key(seed, draw), **config)
-    return dz if needs[0] else None, dlogvar, None, None
+    return dz if needs_input_grad[0] else None, dlogvar, None, None
 
 
 reparameterize = Op("reparameterize", _reparameterize, _reparameterize_gradients, backend="triton")

@@ -53,7 +53,7 @@ def row_statistics(x_ptr, step, n, inside, MEAN: tl.constexpr, BLOCK_N: tl.const
     maximum -inf and sum 0, whose further use gives nan."""
     top = tl.full(inside.shape, float("-inf"), tl.float32)
     total = tl.zeros(inside.shape, tl.float32)
-    anchor, spread = total, total
+    anchor, shifted_sum = total, total
     for start in range(0, n, BLOCK_N):
         x, _, seen = load_row(x_ptr, start, step, n, inside, float("-inf"), BLOCK_N)
         new = tl.maximum(top, tl.max(x, 1, keep_dims=True))
@@ -62,8 +62,8 @@ def row_statistics(x_ptr, step, n, inside, MEAN: tl.constexpr, BLOCK_N: tl.const
         top = new
         if MEAN:
             anchor = tl.where(start == 0, shift, anchor)
-            spread += tl.sum(tl.where(seen, x - anchor, 0.0), 1, keep_dims=True)
-    return top, total, spread / n + (anchor - top)
+            shifted_sum += tl.sum(tl.where(seen, x - anchor, 0.0), 1, keep_dims=True)
+    return top, total, shifted_sum / n + (anchor - top)
 
 
 def row_tile(family, kernel, dtype, n):
@@ -146,7 +146,7 @@ def _softmax_op(name, log):
         _along(_softmax_forward, axis, log, x, y)
         return y, (y,)
 
-    def backward(saved, dy, needs, *, axis):
+    def backward(saved, dy, needs_input_grad, *, axis):
         (y,) = saved
         dx = array_module(y).empty_like(y)
         _along(_softmax_backward, axis, log, y, contiguous(dy), dx)

@@ -63,7 +63,7 @@ def _upsample_nearest(x, *, scale):
     return _launch(_enlarge, "enlarge", x, y, width, C, *scale), ()
 
 
-def _upsample_nearest_backward(saved, dy, needs, *, scale):
+def _upsample_nearest_backward(saved, dy, needs_input_grad, *, scale):
     n, height, width, C = dy.shape
     dx = array_module(dy).empty((n, height // scale[0], width // scale[1], C), dy.dtype)
     return (_launch(_add_blocks, "add_blocks", dy, dx, dx.shape[2], C, *scale),)

@@ -132,7 +132,7 @@ def _bce_with_logits(x, target, *, reduction):
     return _losses(_bce_forward, x, target, reduction, CONSTANT=_constant(x, target)), (x, target)
 
 
-def _bce_with_logits_backward(saved, dy, needs, *, reduction):
+def _bce_with_logits_backward(saved, dy, needs_input_grad, *, reduction):
     (x, target), dy = saved, contiguous(dy)
     dx = array_module(x).empty_like(x)
     config = blocks("variational", "each", x.dtype)
@@ -192,7 +192,7 @@ def _gaussian_kl(mu, logvar, *, reduction):
     return _losses(_kl_forward, mu, logvar, reduction), (mu, logvar)
 
 
-def _gaussian_kl_backward(saved, dy, needs, *, reduction):
+def _gaussian_kl_backward(saved, dy, needs_input_grad, *, reduction):
     (mu, logvar), dy = saved, contiguous(dy)
     factor = 1 / mu.size if reduction == "mean" and mu.size else 1.0
     return _kl_gradients(mu, logvar, dy, None, None, factor, reduction != "none")
@@ -257,16 +257,16 @@ def _elbo(logits, x, mu, logvar, beta):
     return (loss, rec, kl), (logits, x, mu, logvar, beta)
 
 
-def _elbo_backward(saved, dys, needs):
+def _elbo_backward(saved, dys, needs_input_grad):
     logits, x, mu, logvar, beta = saved
     dloss, drec, dkl = dys
     dlogits, dmu, dlogvar = None, None, None
-    if needs[0]:
+    if needs_input_grad[0]:
         dlogits = array_module(logits).empty_like(logits)
         config = blocks("variational", "each", logits.dtype)
         grid, arrays = (cdiv(logits.size, config["BLOCK"]),), (logits, x, dloss, drec, dlogits)
         launch(_bce_backward, grid, *arrays, logits.size, _per_image(logits), CONSTANT=False, REDUCED=True, **config)
-    if needs[2] or needs[3]:
+    if needs_input_grad[2] or needs_input_grad[3]:
         dmu, dlogvar = _kl_gradients(mu, logvar, dloss, beta, dkl, _per_image(logits), True)
     return dlogits, None, dmu, dlogvar, None
 

@@ -42,7 +42,7 @@ def vae_weights(trainer, images, labels, draws: int):
     """Log weights (N, K) of images, bytes (N, 28, 28), with a progress bar; labels (N,), None where there are none."""
     block = min(BLOCK, draws)
     found = np.empty((len(images), draws))
-    with trainer.apart():
+    with trainer.evaluating():
         pixels = trainer.pixels(images)
         labels = trainer.labels_of("vae_weights", len(images), labels)
         parameters = trainer.model.encoder(trainer.xp.asarray(pixels), labels)

@@ -58,7 +58,7 @@ def written(trainer, pieces):
 def losses(trainer, batches) -> tuple:
     """(summed nats, tokens) of each window in batches of (ids, targets)."""
     nats, tokens = [], []
-    with trainer.apart():
+    with trainer.evaluating():
         for ids, targets in batches:
             loss = trainer.model.loss(trainer.xp.asarray(ids), trainer.xp.asarray(targets), reduction="none")
             nats += loss.numpy().astype(np.float64).sum(-1).tolist()

@@ -53,7 +53,7 @@ def loss_per_token(trainer):
     """Held-out nats a token, by sentences."""
     source, decoder_input, target = trainer.test_ids
     nats, b = [], trainer.config.batch
-    with trainer.apart():
+    with trainer.evaluating():
         for i in range(0, len(source), b):
             batch = (trainer.xp.asarray(a[i : i + b]) for a in (source, decoder_input, target))
             nats.append(trainer.model.loss(*batch, reduction="none").numpy().astype(np.float64).sum(-1))

@@ -173,7 +173,7 @@ def models(trainer) -> dict:
     """{name: onnx.ModelProto} of a trainer on a CPU, checked by the onnx library."""
     if trainer.device != "cpu":
         raise ExportError(f"export: the trainer is on {trainer.device}, should be on cpu")
-    with trainer.apart(), use("reference", half=False):
+    with trainer.evaluating(), use("reference", half=False):
         constants = trainer.model.state_dict()
         return {name: part.model(constants) for name, part in PARTS[trainer.kind](trainer).items()}
 

@@ -41,13 +41,13 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
         trainer.synchronise(run.settings["data"]["sha256"])
         started = time.perf_counter()
         _prepare(run, trainer)
-    steps, done, first = trainer.config.steps, trainer.steps, trainer.world.rank == 0
+    steps, done, first = trainer.config.steps, trainer.steps, trainer.group.rank == 0
     save_every = save_every or max(50, min(500, steps // 5))
     batches, readings, saved = trainer.batches("train"), Readings(trainer), True
     bar = progress(total=steps, initial=done, desc=trainer.kind, unit="step", disable=not first)
     log = open(run.metrics if first else os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
     with _clear_errors(run), bar, log, _asked_to_stop() as stop:
-        while done < steps and not trainer.world.any(stop):
+        while done < steps and not trainer.group.any(stop):
             _step(trainer, readings, batches, anomalies)
             done += 1
             saved = done % save_every == 0 or done == steps
@@ -68,18 +68,18 @@ def train(run: Run, trainer, save_every: int | None = None, anomalies: bool = Fa
 def _prepare(run, trainer):
     """The folder is as it was at this step."""
     done = trainer.steps
-    if trainer.world.rank == 0:
+    if trainer.group.rank == 0:
         run.cut_metrics(done, trainer.METRICS)
         run.samples.mkdir(exist_ok=True)
         if done and not any(run.samples.glob(f"step_{done:06d}.*")):  # killed between a checkpoint and its pictures
             _show(run, trainer, done)
-    _meet(trainer.world)
+    _meet(trainer.group)
 
 
-def _meet(world):
+def _meet(group):
     """The others wait for the first rank, which alone writes; pictures of a large model may take it minutes."""
-    with world.patient():
-        world.any(False)
+    with group.patient():
+        group.any(False)
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ def _log(run, trainer, step, losses, anomalies, seconds, log, bar):
 
 
 def _save(run, trainer, step, log, anomalies):
-    if trainer.world.rank == 0:
+    if trainer.group.rank == 0:
         log.flush()
         os.fsync(log.fileno())
         try:
@@ -156,7 +156,7 @@ def _save(run, trainer, step, log, anomalies):
         except CheckpointError as error:
             raise _end(run, trainer, step, str(error), anomalies) from None
         _show(run, trainer, step)
-    _meet(trainer.world)
+    _meet(trainer.group)
 
 
 def _show(run, trainer, step):
@@ -190,49 +190,49 @@ def train_new(
     anomalies=False,
     accumulate=1,
     sync_batch_norm=False,
-    world=ALONE,
+    group=ALONE,
 ):
     """Begin a run in folder `out` and finish it; (run, trainer, seconds). Without data it is the preset's."""
     data_path = trainer_type.Config.DATA.get(preset) if data_path is None else data_path
     config = trainer_type.Config.preset(preset, **changes)
     ranks = {"accumulate": accumulate, "sync_batch_norm": sync_batch_norm}
-    world.share(config.batch, accumulate)  # refused before there is a folder
-    run = Run.create(out, kind, preset, config, seed, data_path, device, precision, ranks=world.size, **ranks)
-    with _held(run, world):
-        options = {"device": device, "precision": precision, "graph": graph, "world": world, **ranks}
-        if world.rank == 0:
+    group.share(config.batch, accumulate)  # refused before there is a folder
+    run = Run.create(out, kind, preset, config, seed, data_path, device, precision, ranks=group.size, **ranks)
+    with _held(run, group):
+        options = {"device": device, "precision": precision, "graph": graph, "group": group, **ranks}
+        if group.rank == 0:
             run.clear()
         trainer = trainer_type(config, seed=seed, data=data_path, **options)
-        if world.rank == 0:
+        if group.rank == 0:
             run.write_settings()
             run.write_tokenizer(trainer)
         return run, trainer, train(run, trainer, save_every, anomalies)
 
 
 def resume(
-    folder, *, steps=None, device="cpu", graph=True, save_every=None, anomalies=False, accumulate=None, world=ALONE
+    folder, *, steps=None, device="cpu", graph=True, save_every=None, anomalies=False, accumulate=None, group=ALONE
 ):
     """Continue a run to `steps` in all, on as many ranks as there are now; (run, trainer, seconds)."""
     run = Run.open(folder)
-    with _held(run, world):
+    with _held(run, group):
         planned = run.config().steps
         accumulate = accumulate or run.settings.get("accumulate", 1)  # older runs name none of these
         ranks = {"accumulate": accumulate, "sync_batch_norm": run.settings.get("sync_batch_norm", False)}
         changes = {} if steps is None else {"steps": steps}
-        trainer = run.trainer(device, {"world": world, **ranks}, **changes)
+        trainer = run.trainer(device, {"group": group, **ranks}, **changes)
         trainer.graph = graph
         if trainer.config.steps < trainer.steps:
             raise RunError(f"{folder}: has {trainer.steps} steps already, --steps {steps} should be at least that")
-        if world.rank == 0:
+        if group.rank == 0:
             _note_changes(run, trainer, planned, device)
         return run, trainer, train(run, trainer, save_every, anomalies)
 
 
 @contextlib.contextmanager
-def _held(run, world):
+def _held(run, group):
     """The first rank's process holds the run; what it says should the job be killed is agreed with its launcher."""
     line = f"error: a process of this job was killed; continue with --resume {run.folder}, on any number of ranks"
-    with contextlib.nullcontext() if world.rank else run.locked(), watched(world, line):
+    with contextlib.nullcontext() if group.rank else run.locked(), watched(group, line):
         yield
 
 
@@ -245,7 +245,7 @@ def _note_changes(run, trainer, planned, device):
         run.settings["config"]["steps"] = steps
         run.write_settings()
     now = {"threads": threads.COUNT, "versions": versions(), "device": describe_device(device)}
-    now |= {"ranks": trainer.world.size, "accumulate": trainer.accumulate}
+    now |= {"ranks": trainer.group.size, "accumulate": trainer.accumulate}
     for name, value in now.items():
         before = run.settings.get(name, 1 if name in ("ranks", "accumulate") else value)  # older runs name no device
         if before != value:

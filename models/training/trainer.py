@@ -21,7 +21,7 @@ from core.checkpoint import CheckpointError
 from core.runtime import memory, threads
 from core.runtime.buckets import Buckets, mean_
 from core.runtime.capture import Captured
-from core.runtime.distributed import ALONE, a_world
+from core.runtime.distributed import ALONE, a_process_group
 from core.runtime.sync_batch_norm import SyncBatchNorm, convert
 from core.runtime.upload import Uploads
 from models.datasets import Order
@@ -40,7 +40,7 @@ LATER = {"classes": 0}  # what a checkpoint that is older than a setting means
 
 
 class Trainer:
-    """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32", graph=True, world=ALONE, accumulate=1,
+    """Trainer(config=None, *, seed=0, device="cpu", data=None, precision="fp32", graph=True, group=ALONE, accumulate=1,
     sync_batch_norm=False).
 
     config None is the preset "demo", data None the carried data. With precision "fp16" products take float16 copies of
@@ -48,7 +48,7 @@ class Trainer:
     products take one TF32 pass, and is nothing on a CPU. graph=False launches every kernel of a step singly on a GPU,
     in the same bits; on a CPU it means nothing.
 
-    `world`: the ranks that share a batch (core/runtime/distributed.py), each of which has a Trainer of the same
+    `group`: the ranks that share a batch (core/runtime/distributed.py), each of which has a Trainer of the same
     arguments; config.batch is that of all. A step takes a rank's examples in `accumulate` parts, one after the other.
     What is computed across a batch, batch norm's statistics, is of a part; with sync_batch_norm it is of all ranks'
     parts.
@@ -73,7 +73,7 @@ class Trainer:
         data=None,
         precision: str = "fp32",
         graph: bool = True,
-        world=ALONE,
+        group=ALONE,
         accumulate: int = 1,
         sync_batch_norm: bool = False,
     ):
@@ -81,7 +81,7 @@ class Trainer:
             raise ValueError(f"precision is {precision!r}, should be one of {', '.join(PRECISIONS)}")
         check.count("Trainer", "accumulate", accumulate)
         check.flag("Trainer", "sync_batch_norm", sync_batch_norm)
-        a_world("Trainer", world)
+        a_process_group("Trainer", group)
         threads.one_blas_thread()
         memory.keep_freed()
         self.config = self.Config.preset("demo") if config is None else config
@@ -90,17 +90,17 @@ class Trainer:
         self.xp = self.generator.xp
         self.seed_array = np.asarray(seed, np.uint64)  # as checkpoints keep it
         self.data = self.read_data(data)
-        self.world, self.accumulate = world, accumulate
+        self.group, self.accumulate = group, accumulate
         self.buckets: dict[str, Buckets] = {}  # one for each loss
-        self.share = world.share(self.config.batch, accumulate)
+        self.share = group.share(self.config.batch, accumulate)
         self.local = self.share[1] - self.share[0]  # examples of a batch that are this rank's
         self.order = Order(self.examples(), self.config.batch, seed, self.share)
         self.losses = self.xp.zeros(len(self.METRICS), np.float32)
         self.scales = {name: optim.LossScale(device) for name in self.LOSSES if precision == "fp16"}
         with self.generator:
             self.build()
-        if sync_batch_norm and world.size > 1:
-            convert(self.model, world)
+        if sync_batch_norm and group.size > 1:
+            convert(self.model, group)
         self.norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm)]
         self.generator.advance_()  # the initial values were drawn in step 0; training draws from step 1
         self.graph, self.captured = graph, None if self.xp is np else Captured(self._step, self._setting)
@@ -166,27 +166,27 @@ class Trainer:
         self.generator.share = self.share if self.share[0] else None
         with self.generator, use(**PRECISIONS[self.precision]):
             self.train_step(*self.inputs.values())
-            if self.world.size > 1:
+            if self.group.size > 1:
                 self._share_statistics()
         self.generator.advance_()
 
     def objective(self, loss: str, parameters) -> Objective:
         """What brings the gradient of one of LOSSES, of the whole batch, to `parameters` in this step."""
-        if self.world.size > 1 and loss not in self.buckets:
-            self.buckets[loss] = Buckets(self.world, parameters)
+        if self.group.size > 1 and loss not in self.buckets:
+            self.buckets[loss] = Buckets(self.group, parameters)
         return Objective(parameters, self.config.batch, self.accumulate, self.scales.get(loss), self.buckets.get(loss))
 
     def _share_statistics(self):
         """Running statistics, which each rank moves by what it has seen, become the ranks' mean."""
         own = [norm for norm in self.norms if not isinstance(norm, SyncBatchNorm)]
-        mean_(self.world, [t.data for norm in own for t in (norm.running_mean, norm.running_var)])
+        mean_(self.group, [t.data for norm in own for t in (norm.running_mean, norm.running_var)])
 
     def synchronise(self, data: str = ""):
         """Make this trainer's state that of rank 0; all ranks do it before the first step. `data`: a checksum of it."""
-        if self.world.size > 1:
+        if self.group.size > 1:
             known = {**self.metadata(), "data": data}
-            self.world.agree({name: known.get(name) for name in AGREED})
-            self.world.broadcast_(self.state().values())
+            self.group.agree({name: known.get(name) for name in AGREED})
+            self.group.broadcast_(self.state().values())
             self._loaded()
 
     def _setting(self):
@@ -228,8 +228,8 @@ class Trainer:
     def state(self) -> dict:
         """{key: array}: everything that a step changes, the arrays themselves."""
         arrays = {f"model.{name}": a for name, a in self.model.state_dict().items()}
-        for group, optimizer in self.optimizers.items():
-            arrays.update({f"optim.{group}.{key}": a for key, a in optimizer.state().items()})
+        for name, optimizer in self.optimizers.items():
+            arrays.update({f"optim.{name}.{key}": a for key, a in optimizer.state().items()})
         for loss, scale in self.scales.items():
             arrays.update({f"scale.{loss}.{key}": a for key, a in scale.state().items()})
         arrays["rng.seed"], arrays["rng.step"] = self.seed_array, self.generator.step
@@ -285,8 +285,8 @@ class Trainer:
 
     # Looking at the model.
     @contextlib.contextmanager
-    def apart(self, seed: int = 0, number: int = 0):
-        """`with trainer.apart():` evaluation mode, no graph, and random draws that leave training's alone.
+    def evaluating(self, seed: int = 0, number: int = 0):
+        """`with trainer.evaluating():` evaluation mode, no graph, and random draws that leave training's alone.
 
         `seed` and `number` choose the draws; the key is spread over 64 bits, so that no two seeds meet.
         """

@@ -58,7 +58,7 @@ FUNCTIONS = {
         (lambda: F.layer_norm(f(2, 3), None, None, eps=-1), "layer_norm", "eps", "-1", "at least 0"),
         (lambda: F.layer_norm(f(2, 3), None, None, eps=NAN), "layer_norm", "eps", "nan"),
         (lambda: F.batch_norm(f(2, 3), None, None, training=True, momentum=2), "batch_norm", "momentum", "2"),
-        (lambda: sync_batch_norm(f(2, 3), None, None, training=True, world=4), "sync_batch_norm", "world", "4"),
+        (lambda: sync_batch_norm(f(2, 3), None, None, training=True, group=4), "sync_batch_norm", "group", "4"),
         (lambda: F.batch_norm(f(2, 3), np.broadcast_to(f(1), 3), f(3), training=True), "batch_norm", "running_mean"),
         (lambda: F.attention(*[f(1, 1, 2, 2)] * 3, scale=INF), "attention", "scale", "inf"),
         (lambda: F.attention(*[f(1, 1, 2, 2)] * 3, causal_offset=2**31), "attention", "causal_offset", "2147483648"),

@@ -16,7 +16,9 @@ from core.table import TABLE, Kernel, NoKernel, Row
 from tests import ROOT
 
 # A kernel whose results cannot be mistaken for the reference's: y is 100 too large, the gradient is 7.
-FAKE = Op("exp", lambda x: (np.exp(x) + 100, ()), lambda saved, dy, needs: (np.full_like(dy, 7),), backend="fake")
+FAKE = Op(
+    "exp", lambda x: (np.exp(x) + 100, ()), lambda saved, dy, needs_input_grad: (np.full_like(dy, 7),), backend="fake"
+)
 ZERO = np.zeros(2, np.float32)
 
 

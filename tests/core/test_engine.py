@@ -219,7 +219,11 @@ def test_detach_cuts_the_graph():
 
 def test_needs_says_which_gradients_are_wanted(monkeypatch):
     asked = []
-    spy = Op("mul", lambda x, y: (x * y, (x, y)), lambda saved, dy, needs: asked.append(needs) or (dy, dy))
+    spy = Op(
+        "mul",
+        lambda x, y: (x * y, (x, y)),
+        lambda saved, dy, needs_input_grad: asked.append(needs_input_grad) or (dy, dy),
+    )
     monkeypatch.setitem(TABLE, "mul", replace(TABLE["mul"], reference=spy))
     x, c = leaf(1.0), Tensor([2.0])
     (x * c).sum().backward()

@@ -17,14 +17,14 @@ def test_pure(case):
     check_purity(case)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if sum(c.needs(c.arrays())) > 1], ids=case_id)
+@pytest.mark.parametrize("case", [c for c in CASES if sum(c.needs_input_grad(c.arrays())) > 1], ids=case_id)
 def test_each_gradient_alone_is_the_same(case):
     """Skipping the gradients of other inputs changes none: `needs` is an economy, not a different computation."""
     arrays = case.arrays()
     outputs, tensors = run(case, arrays)
     dys = random_dys(case, outputs, np.float64)
     backward_all(outputs, dys)
-    for i, need in enumerate(case.needs(arrays)):
+    for i, need in enumerate(case.needs_input_grad(arrays)):
         if not need:
             continue
         alone = case._replace(fixed=tuple(j for j in range(len(arrays)) if j != i))

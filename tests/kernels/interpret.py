@@ -3,9 +3,8 @@ its own.
 
 Every case of the operations named runs through the ordinary dispatch with the kernels of device "cuda", on NumPy arrays
 under Triton's interpreter, and is tested like everything else. Prints one JSON object: failures, the backends that ran,
-how often each kernel was launched, and how far its loops and grids went (tests/kernels/trips.py). This proves algebra
-and indexing; it proves nothing about a device.
-"""
+how often each kernel was launched, and how far its loops and grids went (tests/kernels/iterations.py). This proves
+algebra and indexing; it proves nothing about a device."""
 
 import argparse
 import json
@@ -17,7 +16,7 @@ from bench.parity import comparing
 from bench.parity.cases import CASES, NOTHING_RUNS
 from core import dispatch
 from kernels import launch
-from tests.kernels import trips
+from tests.kernels import iterations
 
 DRAWS = 1, 4, comparing.MOST  # the interpreter is slow: more draws of small arrays only where fewer do not pass
 SLOW = (  # left out by --quick: larger cousins of cases that loop as much
@@ -85,14 +84,14 @@ def main():
     args = parser.parse_args()
     if not launch.INTERPRETED:
         sys.exit("python -m tests.kernels.interpret: set TRITON_INTERPRET=1")
-    trips.watch()
+    iterations.watch()
     cases = chosen(args.operations, args.case, args.quick, args.few)
     found = [row for dtype in args.dtype for row in compare_all(cases, dtype)]
     faults = [f"{case}: {what}: {fault}" for case, what, fault, _ in found if fault]
     backends = sorted({backend for *_, backend in found})
     counts = {"comparisons": len(found), "faults": faults, "backends": backends, "launches": launch.COUNT}
     counts["operations"] = sorted({c.op for c in cases})
-    print(json.dumps({**counts, **trips.report()}, indent=1))
+    print(json.dumps({**counts, **iterations.report()}, indent=1))
     sys.exit(1 if faults else 0)
 
 

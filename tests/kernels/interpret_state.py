@@ -3,7 +3,7 @@
 State operations (optimisers, clipping, loss scale, running statistics, caches, the step counter), masks and noise that
 kernels draw themselves, sums too long for a case, and work cut into several chunks. The oracle is the reference in
 float64, the baseline the reference in float32; masks must be the same bits. Prints one line a check, and how far loops
-and grids went (tests/kernels/trips.py) as a last line of JSON; an exception ends it with code 1.
+and grids went (tests/kernels/iterations.py) as a last line of JSON; an exception ends it with code 1.
 """
 
 import json
@@ -25,7 +25,7 @@ from kernels import launch
 from kernels.gpu import random as gpu_random
 from kernels.gpu.common import add_up
 from tests.core.purity import saved_in_vain
-from tests.kernels import trips
+from tests.kernels import iterations
 
 RNG = np.random.default_rng(0)
 SHAPES = ((3, 5), (7,), (), (2, 3, 4), (0, 3), (70,))
@@ -114,7 +114,7 @@ def running_columns(*moments):
 
 
 def main():
-    trips.watch()
+    iterations.watch()
     arrays = [RNG.standard_normal(s) for s in (*SHAPES, *SHAPES)]
     agree("adam", optimiser(lambda p: optim.Adam(p, 1e-2, weight_decay=0.1)), *arrays)
     agree("adamw", optimiser(lambda p: optim.AdamW(p, 1e-2)), *arrays)
@@ -139,7 +139,7 @@ def main():
     whole_steps()
     saved()
     print("kernels launched:", " ".join(sorted(launch.COUNT)))
-    print(json.dumps(trips.report()))
+    print(json.dumps(iterations.report()))
 
 
 def cache_and_step():
@@ -246,7 +246,7 @@ def with_gradients(f):
 
 
 def long_sums():
-    """Losses of enough elements for several trips of the kernels that add up their parts."""
+    """Losses of enough elements for several iterations of the kernels that add up their parts."""
     z, mu, logvar = (RNG.standard_normal(s) for s in ((200, 5), (3, 13), (3, 13)))
     x, t, targets = RNG.standard_normal((3, 211)), RNG.random((3, 211)), RNG.integers(0, 5, 200)
     agree("elbo", with_gradients(lambda x, mu, logvar: F.elbo(x, t.astype(x.dtype), mu, logvar)), x, mu, logvar)
@@ -290,7 +290,7 @@ def targets_out_of_range():
 
 
 def chunks():
-    """Work that no small case cuts, cut: several chunks of rows, the last one ragged."""
+    """Work that no small case cuts, cut: several chunks of rows, the last one partial."""
     before, gpu_losses.CHUNK = gpu_losses.CHUNK, 20
     try:
         for name in ("mean-ignored-smoothed", "sum-3d"):

@@ -16,7 +16,7 @@ from bench.parity.cases import FAMILIES
 from core.engine import Op
 from core.table import TABLE, Kernel
 from tests import ROOT
-from tests.kernels import trips
+from tests.kernels import iterations
 from tests.kernels.test_kernel_sources import FILES, kernels, wrappers
 
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -70,14 +70,16 @@ def test_state_operations_masks_noise_and_chunks(state):
 
 
 def test_every_loop_went_round_and_every_axis_had_programs(report, state):
-    """Three trips with a ragged last one, two programs on an axis, and what tests/kernels/trips.py demands by name."""
-    total = trips.merged([report, json.loads(state.stdout.splitlines()[-1])])
-    assert trips.missing(total) == []
-    for name in total["trips"]:  # and what is asked for would be missed
-        less = {**total, "trips": {**total["trips"], name: [2, 2]}}
-        assert [lack.partition(": ")[0] for lack in trips.missing(less)] == [name]
-    asked = len(trips.loops()) + sum(map(len, trips.axes().values())) + sum(map(len, trips.DEMANDS.values()))
-    assert len(trips.missing(trips.merged([]))) == asked
+    """Three iterations with a partial last one, two programs on an axis, and what iterations.py demands by name."""
+    total = iterations.merged([report, json.loads(state.stdout.splitlines()[-1])])
+    assert iterations.missing(total) == []
+    for name in total["iterations"]:  # and what is asked for would be missed
+        less = {**total, "iterations": {**total["iterations"], name: [2, 2]}}
+        assert [lack.partition(": ")[0] for lack in iterations.missing(less)] == [name]
+    asked = (
+        len(iterations.loops()) + sum(map(len, iterations.axes().values())) + sum(map(len, iterations.DEMANDS.values()))
+    )
+    assert len(iterations.missing(iterations.merged([]))) == asked
 
 
 def launched_in_source() -> set:

@@ -136,7 +136,7 @@ def test_a_vae_changes_one_dimension_the_most_informative_first(classes):
     t = small_models.trainer("vae", classes=classes, latent=4)
     t.information = lambda: np.array([0.5, 2.0, 1.0, 0.0])
     own = t.labels_of("test", 1, t.data.y_test[6:7] if classes else None)
-    with t.apart():
+    with t.evaluating():
         mu = t.model.encoder(t.pixels(t.data.x_test[6:7]), own)[0].numpy()
     seen = watched(t, "_decode")
     images, what = t.traverse(6)
@@ -241,7 +241,7 @@ def test_labels_that_cannot_be(kind, tmp_path, capsys):
 def test_a_vae_with_classes_is_told_those_of_what_it_repeats():
     t = small_models.trainer("vae", classes=10)
     x, y = t.data.x_test[:3], t.data.y_test[:3]
-    with t.apart():
+    with t.evaluating():
         mu, _ = t.model.encoder(t.pixels(x), y)
         wanted = F.sigmoid(t.model.decoder(mu, y)).numpy()[..., 0]
     assert np.array_equal(t.reconstruct(x, y), wanted)

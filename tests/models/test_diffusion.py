@@ -120,7 +120,7 @@ def test_guidance_of_1_is_the_model_told_the_class_and_0_the_one_that_is_not(tra
     """In between and beyond it goes along the line through both."""
     x, labels = rng.standard_normal((3, 28, 28, 1)).astype(np.float32), np.array([1, 7, 4])
     times, (a, s) = np.full(3, 20), trained.schedule.signal_and_noise(20)
-    with trained.apart():
+    with trained.evaluating():
         said = [trained.model.average(x, times, k).data for k in (np.full(3, NO_CLASS), labels)]
         found = [trained.denoised(x, 20, labels, g) for g in (0, 1, 3)]
     wanted = [a * x - s * y for y in (*said, said[0] + 3 * (said[1] - said[0]))]
@@ -176,7 +176,7 @@ def test_it_learns_one_batch():
     losses = [t.step(batch)["loss"] for _ in range(300)]
     assert np.mean(losses[-30:]) < 0.15 * np.mean(losses[:5])
     x, noise = batch[0], Generator(5)
-    with noise, t.apart():
+    with noise, t.evaluating():
         a, s = t.schedule.signal_and_noise(30)
         noised = a * x + s * np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
         near = np.sqrt(((t.denoised(noised, 30, batch[1], 1) - x) ** 2).mean())

@@ -33,7 +33,7 @@ MUTANTS = {
     # a gradient times 1.001, of the wrong sign, transposed, zero
     "mul-gradient-times-1.001": op("pointwise.py", "dy, z, x, y: dy * y,", "dy, z, x, y: 1.001 * dy * y,", "mul"),
     "sub-gradient-sign": op("pointwise.py", "dy, z, x, y: -dy)", "dy, z, x, y: dy)", "sub"),
-    "gelu-gradient-times-1.001": op("pointwise.py", "slope += cdf", "slope += 1.001 * cdf", "gelu"),
+    "gelu-gradient-times-1.001": op("pointwise.py", "derivative += cdf", "derivative += 1.001 * cdf", "gelu"),
     "linear-weight-gradient-transposed": op(
         "matmul.py",
         "dw = dy.T @ x.reshape(rows, x.shape[-1])",
@@ -52,9 +52,9 @@ MUTANTS = {
     "conv-narrow-weight-gradient-not-reversed": op("conv.py", "[::-1, ::-1].transpose", ".transpose", "conv2d"),
     "conv-bias-gradient-zero": op(
         "conv.py",
-        "else None\n    dw = weight_gradient(x, dy, w.shape[:2], stride, dilation, padding) if needs[1] else None\n"
+        "(x, dy, w.shape[:2], stride, dilation, padding) if needs_input_grad[1] else None\n"
         "    return dx, dw, total(dy, (0, 1, 2))",
-        "else None\n    dw = weight_gradient(x, dy, w.shape[:2], stride, dilation, padding) if needs[1] else None\n"
+        "(x, dy, w.shape[:2], stride, dilation, padding) if needs_input_grad[1] else None\n"
         "    return dx, dw, 0 * total(dy, (0, 1, 2))",
         "conv2d",
     ),

@@ -1,4 +1,4 @@
-"""Slips of the pen in the CPU kernels: a ragged end, a last row, a second block, a second thread, a sign, a factor."""
+"""Wrong lines in the CPU kernels: a partial tile, a last row, a second block, a second thread, a sign, a factor."""
 
 from tests.mutants.mutant_runner import Mutant
 

@@ -77,7 +77,7 @@ KERNELS = {
         "past",
     ),
     "gpu-attention-bias-partial-dropped": gpu(
-        "attention_backward.py", "tl.range(0, trips,", "tl.range(1, trips,", "attention", "past-a-block-bias"
+        "attention_backward.py", "tl.range(0, iterations,", "tl.range(1, iterations,", "attention", "past-a-block-bias"
     ),
     "gpu-conv-phase-offset": gpu(
         "conv.py",

@@ -117,7 +117,7 @@ def naive_layer_norm(op):
 
 def dropout_forgets_its_mask(op):
     """Backward passes everything on, scaled."""
-    return op._replace(backward=lambda saved, dy, needs, *, p, **key: (dy / (1 - p), None, None))
+    return op._replace(backward=lambda saved, dy, needs_input_grad, *, p, **key: (dy / (1 - p), None, None))
 
 
 def writes_to_input(op):
@@ -130,8 +130,8 @@ def writes_to_input(op):
 
 
 def writes_to_dy(op):
-    def backward(saved, dy, needs, **attrs):
-        grads = op.backward(saved, dy.copy(), needs, **attrs)
+    def backward(saved, dy, needs_input_grad, **attrs):
+        grads = op.backward(saved, dy.copy(), needs_input_grad, **attrs)
         dy *= 0
         return grads
 
@@ -141,8 +141,8 @@ def writes_to_dy(op):
 def writes_to_saved(op):
     """The gradient is right the first time, and what it needs is spoilt for the second."""
 
-    def backward(saved, dy, needs, **attrs):
-        grads = op.backward(saved, dy, needs, **attrs)
+    def backward(saved, dy, needs_input_grad, **attrs):
+        grads = op.backward(saved, dy, needs_input_grad, **attrs)
         saved[1][...] = 0
         return grads
 
@@ -154,8 +154,8 @@ def saves_a_closure(op):
         y, saved = op.forward(*xs, **attrs)
         return y, (lambda: saved,)
 
-    def backward(saved, dy, needs, **attrs):
-        return op.backward(saved[0](), dy, needs, **attrs)
+    def backward(saved, dy, needs_input_grad, **attrs):
+        return op.backward(saved[0](), dy, needs_input_grad, **attrs)
 
     return op._replace(forward=forward, backward=backward)
 
@@ -163,8 +163,8 @@ def saves_a_closure(op):
 def gives_out_what_it_saved(op):
     """The gradient is an array that stays in `saved`: adding to the gradient later would change it."""
 
-    def backward(saved, dy, needs, **attrs):
-        (grad,) = op.backward(saved, dy, needs, **attrs)
+    def backward(saved, dy, needs_input_grad, **attrs):
+        (grad,) = op.backward(saved, dy, needs_input_grad, **attrs)
         saved[1][...] = grad
         return (saved[1],)
 

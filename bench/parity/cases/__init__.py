@@ -1,6 +1,6 @@
 """The one explicit list of cases: every operation and every function of core.functional, at every edge we know.
 
-    CASES   small and ragged: what the tests test. Each is named for the reason why it exists
+    CASES   small, with sizes that no block divides: what the tests compare. Each is named for the reason why it exists
     BENCH   the shapes of the models' own layers: what the benches time, and what `make test-all` tests too
     DEVICE  shapes that only a GPU is asked: `make gpu-check` tests and times them
 
@@ -79,8 +79,8 @@ def case_id(case):
 
 def run(case, arrays):
     """The case's own function on Tensors, for its side effects: (outputs as a tuple, Tensors)."""
-    needs = case.needs(arrays)
-    tensors = [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(arrays, needs)]
+    needs_input_grad = case.needs_input_grad(arrays)
+    tensors = [Tensor(a, requires_grad=n) if a.dtype.kind == "f" else a for a, n in zip(arrays, needs_input_grad)]
     y = case.ours(*tensors)
     return y if isinstance(y, tuple) else (y,), tensors
 

@@ -32,7 +32,7 @@ def _mirrored(x, *args):
 
 def train(
     name, shape, affine="wb", act=None, p=0.0, x=None, w=None, b=None, stats=True, momentum=0.1, eps=1e-5, smooth=True,
-    world=ALONE,
+    group=ALONE,
 ):  # fmt: skip
     """Training: (y, running mean, running variance), the statistics being copies that the operation may move."""
     c = shape[-1]
@@ -43,7 +43,7 @@ def train(
 
     def ours(x, mean, var, *rest):
         (w, b, mask), options = unpack(rest), {"act": act, "dropout_p": p, "momentum": momentum, "eps": eps}
-        norm = F.batch_norm if world.size == 1 else functools.partial(sync_batch_norm, world=world)
+        norm = F.batch_norm if group.size == 1 else functools.partial(sync_batch_norm, group=group)
         if not stats:
             return norm(x, None, None, w, b, True, mask=mask, **options)
         mean, var = copied(mean), copied(var)
@@ -52,13 +52,13 @@ def train(
     def theirs(x, mean, var, *rest):
         w, b, mask = unpack(rest)
         mean, var = (mean.clone(), var.clone()) if stats else (None, None)
-        y = ACTS[act]((_torch_norm if world.size == 1 else _mirrored)(x, mean, var, w, b, True, momentum, eps))
+        y = ACTS[act]((_torch_norm if group.size == 1 else _mirrored)(x, mean, var, w, b, True, momentum, eps))
         y = y if mask is None else y * mask / (1 - p)
         return (y, mean, var) if stats else y
 
     make = [x or normal(*shape), normal(c), positive(c)]
     make += [positive(c)] * ("w" in affine) + [b or normal(c)] * ("b" in affine) + [coin(*shape)] * (p > 0)
-    op = "batch_norm" if world.size == 1 else "sync_batch_norm"
+    op = "batch_norm" if group.size == 1 else "sync_batch_norm"
     return Case(f"{op}/{name}", ours, theirs, tuple(make), fixed=(1, 2), smooth=smooth)
 
 
@@ -106,9 +106,9 @@ def _norms():
     yield train("many-values", (6, 20, 20, 2))
     yield train("past-a-block", (233, 19))  # with tiles of 16: strips of three, the last not full, and two of channels
     for affine in ("wb", "w", "b", ""):
-        yield train(f"affine-{affine or 'none'}", (2, 3, 2, 3), affine=affine, world=Mirror())
-    yield train("act-leaky_relu-dropped", (2, 3, 2, 3), act="leaky_relu", p=0.3, smooth=False, world=Mirror())
-    yield train("large-mean", (64, 3), x=normal(64, 3, mean=100.0), world=Mirror())
+        yield train(f"affine-{affine or 'none'}", (2, 3, 2, 3), affine=affine, group=Mirror())
+    yield train("act-leaky_relu-dropped", (2, 3, 2, 3), act="leaky_relu", p=0.3, smooth=False, group=Mirror())
+    yield train("large-mean", (64, 3), x=normal(64, 3, mean=100.0), group=Mirror())
     yield evaluate("rows", (6, 3))
     yield evaluate("no-weight", (6, 3), affine="b")
     yield evaluate("bare", (6, 3), affine="")

@@ -1,8 +1,7 @@
 """The shapes that time is spent on: the models' own layers, at the sizes of the presets `demo` and `paper`.
 
-Kept apart from the cases of the tests: these are large and regular where those are small and ragged. The benches time
-them; `make test-all` tests them too, because rounding errors grow with the length of a sum.
-"""
+Kept apart from the cases of the tests: these are large and regular where those are small and fit no block. The benches
+time them; `make test-all` tests them too, because rounding errors grow with the length of a sum."""
 
 import math
 

@@ -64,7 +64,7 @@ class Case(NamedTuple):
         made = [np.asarray(m(rng)) for m in self.make]
         return [a.astype(dtype) if a.dtype.kind == "f" else a for a in made]
 
-    def needs(self, arrays) -> list:
+    def needs_input_grad(self, arrays) -> list:
         """Which inputs get a gradient: the floating ones that are not fixed."""
         return [a.dtype.kind == "f" and i not in self.fixed for i, a in enumerate(arrays)]
 

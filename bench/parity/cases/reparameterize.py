@@ -13,7 +13,7 @@ CASES = [
         (*PAIR, normal(4, 3)),
         fixed=(2,),
     ),
-    Case(  # more than a kernel's block, the last one ragged
+    Case(  # more than a kernel's block, the last one partial
         "reparameterize/noise-given-many",
         lambda m, v, n: F.reparameterize(m, v, noise=n),
         lambda m, v, n: m + torch.exp(0.5 * v) * n,

@@ -18,7 +18,7 @@ def comparisons(cases) -> Counter:
     for case in cases:
         arrays = case.arrays(np.float32)
         outputs, _ = run(case, arrays)
-        count[case.op] += DTYPES * (len(outputs) + sum(case.needs(arrays)))
+        count[case.op] += DTYPES * (len(outputs) + sum(case.needs_input_grad(arrays)))
     return count
 
 
@@ -71,7 +71,7 @@ def signature(case):
         run(case, arrays)
     shape = lambda x: None if x is None else x.shape or x.item()  # of a 0-dimensional one, its value
     calls = tuple((op, (*map(shape, given),), repr(sorted(attrs.items(), key=str))) for op, given, attrs, _ in trace)
-    return calls, tuple(case.needs(arrays)), tuple(_kinds(a) for a in arrays)
+    return calls, tuple(case.needs_input_grad(arrays)), tuple(_kinds(a) for a in arrays)
 
 
 def _kinds(a):

@@ -109,7 +109,7 @@ def test_causal_programs_read_the_blocks_on_their_side_of_the_diagonal(kernel, o
         expected = list(seen(block, 3))
         read = {tuple(e) for e in elements(launch, program, "reads", other)}
         assert read == {(0, 0, t, c) for t in range(48) if t // 16 in expected for c in range(16)}
-        assert [trip["start"] for trip in program["trips"]] == [16 * b for b in expected]
+        assert [iteration["start"] for iteration in program["iterations"]] == [16 * b for b in expected]
 
 
 def test_running_maximum_and_sum_are_those_of_a_plain_softmax(attention):
@@ -117,11 +117,11 @@ def test_running_maximum_and_sum_are_those_of_a_plain_softmax(attention):
     q, k = (arrays[name][0, 0].astype(np.float64) for name in "qk")
     scores = np.where(np.tri(48, dtype=bool), q @ k.T / np.sqrt(16), -np.inf)
     for block, program in enumerate(attention["launches"][0]["programs"]):
-        for trip in program["trips"]:
-            rows = scores[16 * block : 16 * block + 16, : trip["start"] + 16]
+        for iteration in program["iterations"]:
+            rows = scores[16 * block : 16 * block + 16, : iteration["start"] + 16]
             top = rows.max(1)
-            np.testing.assert_allclose(trip["m"], top, rtol=1e-5, atol=1e-6)
-            np.testing.assert_allclose(trip["l"], np.exp(rows - top[:, None]).sum(1), rtol=1e-5)
+            np.testing.assert_allclose(iteration["m"], top, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(iteration["l"], np.exp(rows - top[:, None]).sum(1), rtol=1e-5)
 
 
 def test_arrays_behind_a_table_of_addresses_are_found():
@@ -225,11 +225,13 @@ def test_page_of_attention_shows_skipped_blocks_and_running_values(attention):
     triangle = [{3 * p + b for b in range(p + 1)} for p in range(3)]
     assert [lit(frame, 0) for frame in frames[0]["programs"]] == triangle
     for program, frame in enumerate(frames[0]["programs"]):
-        trips = attention["launches"][0]["programs"][program]["trips"]
+        iterations = attention["launches"][0]["programs"][program]["iterations"]
         for name in "ml":
             shown = frame["values"][name]
             assert [column is None for column in shown] == [b > program for b in range(3)]
-            assert shown[: program + 1] == [[float(f"{v:.4g}") for v in trip[name]] for trip in trips]  # four digits
+            assert shown[: program + 1] == [
+                [float(f"{v:.4g}") for v in iteration[name]] for iteration in iterations
+            ]  # four digits
 
 
 @pytest.mark.full

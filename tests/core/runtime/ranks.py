@@ -38,9 +38,9 @@ def launch(*programs):
     return subprocess.run(job(*programs), cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
 
 
-def step(world, kind, seed, **options):
+def step(group, kind, seed, **options):
     """A trainer's step on the second batch of its data: {what: array} of losses, gradients and state."""
-    t = small_models.trainer(kind, seed, world=world, **options)
+    t = small_models.trainer(kind, seed, group=group, **options)
     batches = t.batches("train")
     next(batches)
     found = {f"loss {name}": np.array(value, np.float32) for name, value in t.step(next(batches)).items()}
@@ -48,44 +48,44 @@ def step(world, kind, seed, **options):
     return found | {f"state {name}": np.array(a) for name, a in t.model.state_dict().items()}
 
 
-def same_everywhere(world, arrays) -> bool:
+def same_everywhere(group, arrays) -> bool:
     """Whether all ranks hold the bits of the first."""
     own = np.array([zlib.crc32(np.ascontiguousarray(a)) for a in arrays], np.int64)
     first = own.copy()
-    world.broadcast_([first])
-    return not world.any((own != first).any())
+    group.broadcast_([first])
+    return not group.any((own != first).any())
 
 
-def exchange(world):
+def exchange(group):
     """Sums of every length and dtype come to what they should, first rank first."""
     draw = lambda rank, n: np.random.default_rng([rank, n]).standard_normal(n, np.float32)
     for n in (1, 3, distributed.SMALL, distributed.SMALL + 1, 30_011):
-        mine, expected = draw(world.rank, n), draw(0, n)
-        world.sum_(mine)
-        for rank in range(1, world.size):
+        mine, expected = draw(group.rank, n), draw(0, n)
+        group.sum_(mine)
+        for rank in range(1, group.size):
             expected += draw(rank, n)
         assert mine.tobytes() == expected.tobytes(), f"a sum of {n} numbers"
-    count = np.asarray(world.rank + 2**40)
-    world.sum_(count)
-    assert int(count) == world.size * 2**40 + sum(range(world.size))
-    large = np.array([3e38, -np.inf if world.rank else np.inf], np.float32)
+    count = np.asarray(group.rank + 2**40)
+    group.sum_(count)
+    assert int(count) == group.size * 2**40 + sum(range(group.size))
+    large = np.array([3e38, -np.inf if group.rank else np.inf], np.float32)
     with warnings.catch_warnings(action="error"):  # scaled gradients overflow at times
-        world.sum_(large)
+        group.sum_(large)
     assert np.isposinf(large[0]) and np.isnan(large[1])
-    assert world.any(world.rank == world.size - 1) and not world.any(False)
+    assert group.any(group.rank == group.size - 1) and not group.any(False)
 
 
-def start(world):
+def start(group):
     """Ranks that would begin with other parameters, and elsewhere in the data, begin as the first."""
-    t = small_models.trainer("gan", seed=world.rank, world=world)
+    t = small_models.trainer("gan", seed=group.rank, group=group)
     next(t.batches("train"))
-    t.order.position += world.rank
+    t.order.position += group.rank
     t.synchronise()
     assert (t.seed, t.order.seed, t.generator.seed, int(t.order.position)) == (0, 0, 0, t.config.batch)
-    assert same_everywhere(world, t.state().values())
+    assert same_everywhere(group, t.state().values())
 
 
-def overlapped(world):
+def overlapped(group):
     """Sums begin while a backward pass still goes on, if they may, and that changes no bit of them."""
     found, early, finish = [], [], Buckets.finish
 
@@ -94,33 +94,33 @@ def overlapped(world):
         return finish(buckets, values)
 
     with mock.patch.object(Buckets, "finish", watched):
-        for world.overlap in (False, True):
-            found.append([a.tobytes() for a in step(world, "vae", 0).values()])
+        for group.overlap in (False, True):
+            found.append([a.tobytes() for a in step(group, "vae", 0).values()])
     assert found[0] == found[1]
     assert len(early[1]) > 1 and not any(early[0]) and any(early[1])
 
 
-def overflowed(world):
+def overflowed(group):
     """Float16 gradients that overflow, on one rank or on all, are left out on all, and nobody says a word about it."""
-    t = small_models.trainer("gpt", precision="fp16", world=world)
+    t = small_models.trainer("gpt", precision="fp16", group=group)
     batches, before = t.batches("train"), small_models.snapshot(t)
     kept = {name for name in before if name.startswith(("model.", "optim."))}
-    for from_, scale in ((world.size - 1, 2.0**15), (0, 2.0**14)):
-        t.scales["loss"].scale[...] = 1e38 if world.rank >= from_ else 2 * scale
+    for from_, scale in ((group.size - 1, 2.0**15), (0, 2.0**14)):
+        t.scales["loss"].scale[...] = 1e38 if group.rank >= from_ else 2 * scale
         with warnings.catch_warnings(action="error"):
             assert t.step(next(batches))["grad_norm"] == 0
         assert not kept & set(small_models.different(before, small_models.snapshot(t)))
         t.scales["loss"].scale[...] = scale
     assert t.step(next(batches))["grad_norm"] > 0
     assert "model.wte.weight" in small_models.different(before, small_models.snapshot(t))
-    assert same_everywhere(world, t.model.state_dict().values())
+    assert same_everywhere(group, t.model.state_dict().values())
 
 
-def tried(world):
+def tried(group):
     """The sums on which bench/cpu/distributed.py tries its model out leave every gradient what it would have been."""
-    found, world.overlap = [], False
+    found, group.overlap = [], False
     for trial in (None, *cost.TRIALS):
-        t = small_models.trainer("vae", world=world)
+        t = small_models.trainer("vae", group=group)
         batches = t.batches("train")
         t.step(next(batches))
         t.buckets = cost.Timed.instead_of(t.buckets)
@@ -132,16 +132,16 @@ def tried(world):
 
 
 def main(folder, jobs):
-    world = process_group.world()
-    exchange(world)
-    start(world)
-    overflowed(world)
-    tried(world)
-    overlapped(world)
+    group = process_group.current()
+    exchange(group)
+    start(group)
+    overflowed(group)
+    tried(group)
+    overlapped(group)
     for name, kind, seed, options in json.loads(jobs):
-        found = step(world, kind, seed, **options)
-        assert same_everywhere(world, found.values()), f"{name}: ranks differ"
-        if world.rank == 0:
+        found = step(group, kind, seed, **options)
+        assert same_everywhere(group, found.values()), f"{name}: ranks differ"
+        if group.rank == 0:
             np.savez(f"{folder}/{name}.npz", **found)
 
 
@@ -150,4 +150,4 @@ if __name__ == "__main__":
         main(*sys.argv[1:])
     except Exception:
         traceback.print_exc()
-        process_group.world().end(1)  # the others would wait for this one
+        process_group.current().end(1)  # the others would wait for this one

@@ -147,7 +147,7 @@ def test_every_example_goes_to_one_rank():
 
 
 def test_a_process_of_its_own_is_alone(monkeypatch):
-    assert process_group.world() is distributed.ALONE and process_group.launched() == (0, 1)
+    assert process_group.current() is distributed.ALONE and process_group.launched() == (0, 1)
     monkeypatch.setenv("PMI_RANK", "3")
     monkeypatch.setenv("PMI_SIZE", "4")
     assert process_group.launched() == (3, 4)
@@ -161,14 +161,14 @@ def test_sums_on_gpus_are_launched_beside_the_step_and_captured_with_it(kind, mo
         monkeypatch.setitem(sys.modules, "cupy.cuda", sys.modules["cupy"].cuda)
         found = []
         for graph in (False, True):
-            t = small_models.trainer(kind, device="cuda", graph=graph, world=Devices(Mirror(), 5.0))
+            t = small_models.trainer(kind, device="cuda", graph=graph, group=Devices(Mirror(), 5.0))
             t.synchronise()
             found.append((small_models.run(t, 6), {name: a.copy() for name, a in t.state().items()}))
-            assert t.world.any(True) and not t.world.any(False)
+            assert t.group.any(True) and not t.group.any(False)
         assert gpu.calls.count("launch") == 4 and found[0][0] == found[1][0]
         assert found[0][0][0] != found[0][0][-1]
         assert all(np.array_equal(a.get(), found[1][1][name].get()) for name, a in found[0][1].items() if a.ndim)
-        begun, before = t.world.sum_of(t.xp.zeros(3, np.float32)).begin(), len(gpu.calls)
+        begun, before = t.group.sum_of(t.xp.zeros(3, np.float32)).begin(), len(gpu.calls)
         begun.finish()
         assert gpu.calls[before:] == ["wait"], "what computes waits for the sum"
 

@@ -158,6 +158,8 @@ def test_ctrl_c_saves_and_leaves(tmp_path):
 
 def test_plain_training_starts_no_mpi():
     """A process that no launcher has started does not even import mpi4py."""
-    code = "import sys, models; from core.runtime.process_group import world; world(); print('mpi4py' in sys.modules)"
+    code = (
+        "import sys, models; from core.runtime.process_group import current; current(); print('mpi4py' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

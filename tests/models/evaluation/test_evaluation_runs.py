@@ -73,7 +73,7 @@ def test_a_vaes_weights_average_to_its_own_elbo(classes):
     small_models.run(t, 30)
     labels = t.data.y_test[:6] if classes else None
     weights = bounds.vae_weights(t, t.data.x_test[:6], labels, 100)
-    with t.apart():
+    with t.evaluating():
         x = t.pixels(t.data.x_test[:6])
         mu, logvar = t.model.encoder(x, labels)
         found = [F.elbo(t.model(x, labels)[0], x, mu, logvar).item() for _ in range(100)]

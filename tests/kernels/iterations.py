@@ -1,10 +1,9 @@
-"""How far the kernels went under the interpreter: trips of every loop, programs on every axis of the grid.
+"""How far the kernels went under the interpreter: iterations of every loop, programs on every axis of the grid.
 
-A loop that ran once proves nothing about its second trip: attention without its rescale passed at 13 keys, and at 50
-keys with blocks of 64. So `watch` counts, and tests/kernels/test_interpreter.py asks every loop in the source for three
-trips with a ragged last one, every axis of a grid for two programs, and what DEMANDS names for what one number hides:
-splits, shares, phases, tiles of a flat grid.
-"""
+A loop that ran once proves nothing about its second iteration: attention without its rescale passed at 13 keys, and at
+50 keys with blocks of 64. So `watch` counts, and tests/kernels/test_interpreter.py asks every loop in the source for
+three iterations with a partial last one, every axis of a grid for two programs, and what DEMANDS names for what one
+number hides: splits, shares, phases, tiles of a flat grid."""
 
 import ast
 import builtins
@@ -18,7 +17,7 @@ from triton.runtime import interpreter
 from tests.kernels.test_kernel_sources import FILES, calls, kernels
 
 # Loops whose bound is rounded up to whole blocks: what the length itself leaves over.
-RAGGED = {
+PARTIAL = {
     "layer_norm._layer_norm_forward": lambda a: a["D"] % a["BLOCK"],
     "layer_norm._layer_norm_backward": lambda a: a["rows"] % a["ROWS"] and a["D"] % a["BLOCK"],
     "matmul._columns": lambda a: a["rows"] % a["BLOCK_M"],
@@ -29,7 +28,7 @@ RAGGED = {
 
 
 def _phases(stride):
-    return lambda a: int(a["SPREAD"] and a["ROWS"].stride == a["COLS"].stride == stride)
+    return lambda a: int(a["TRANSPOSE"] and a["ROWS"].stride == a["COLS"].stride == stride)
 
 
 def _tiles(length, block):
@@ -44,7 +43,7 @@ def _wraps(a):
 
 def _pixels(a):
     """Tiles of pixels of one phase."""
-    strides = (a["ROWS"].stride, a["COLS"].stride) if a["SPREAD"] else (1, 1)
+    strides = (a["ROWS"].stride, a["COLS"].stride) if a["TRANSPOSE"] else (1, 1)
     pixels = a["images"] * -(-a["OH"] // strides[0]) * -(-a["OW"] // strides[1])
     return -(-pixels // a["BLOCK_M"])
 
@@ -55,15 +54,15 @@ def _weight_tiles(a):
 
 GROUPS = {  # of group norm, forward and backward
     "groups side by side": (lambda a: a["GROUPS"], 3),
-    "ragged groups": (lambda a: int(a["GROUPS"] > 1 and a["G"] > a["GROUPS"] and a["G"] % a["GROUPS"] > 0), 1),
-    "ragged width": (lambda a: a["BLOCK_W"] - a["WIDTH"], 1),
+    "partial groups": (lambda a: int(a["GROUPS"] > 1 and a["G"] > a["GROUPS"] and a["G"] % a["GROUPS"] > 0), 1),
+    "partial width": (lambda a: a["BLOCK_W"] - a["WIDTH"], 1),
 }
 
 # kernel -> {what some launch must reach: (a number computed from the launch's arguments, its least value)}
 DEMANDS = {
     "matmul._gemm": {
         "splits": (lambda a: a["splits"], 3),
-        "ragged split": (lambda a: int(a["splits"] >= 3 and a["K"] % a["chunk"] > 0), 1),
+        "partial split": (lambda a: int(a["splits"] >= 3 and a["K"] % a["chunk"] > 0), 1),
         "tiles of rows": (_tiles("M", "BLOCK_M"), 3),
         "tiles of columns": (_tiles("N", "BLOCK_N"), 3),
         "groups that wrap": (_wraps, 1),
@@ -76,20 +75,20 @@ DEMANDS = {
     },
     "conv_weight._weights": {
         "shares": (_tiles("pixels", "share"), 3),
-        "ragged share": (lambda a: a["pixels"] % a["share"] % a["BLOCK_Q"], 1),
+        "partial share": (lambda a: a["pixels"] % a["share"] % a["BLOCK_Q"], 1),
         "tiles of rows": (_weight_tiles, 3),
         "tiles of columns": (_tiles("B", "BLOCK_B"), 2),
     },
     "attention._forward": {
         "splits": (lambda a: a["splits"], 3),
-        "ragged split": (lambda a: int(a["splits"] >= 3 and a["Tk"] % a["length"] > 0), 1),
+        "partial split": (lambda a: int(a["splits"] >= 3 and a["Tk"] % a["length"] > 0), 1),
         "tiles of queries": (_tiles("Tq", "BLOCK_M"), 3),
     },
     "attention._combine": {"splits": (lambda a: a["splits"], 3)},
     "attention_backward._keys_and_values": {"tiles of keys": (_tiles("Tk", "BLOCK_N"), 3)},
     "attention_backward._queries": {"tiles of queries": (_tiles("Tq", "BLOCK_M"), 3)},
     "attention_backward._bias": {
-        f"trips, bias with {name}": (lambda a, own=own: a["trips"] if a["OWN"] == own else 0, least)
+        f"iterations, bias with {name}": (lambda a, own=own: a["iterations"] if a["OWN"] == own else 0, least)
         for name, own, least in (
             ("all axes", (True, True, True, True), 1),
             ("keys", (True, False, False, True), 3),
@@ -109,7 +108,7 @@ DEMANDS = {
     },
 }
 
-TRIPS: dict = {}  # (file, line) -> [most trips, most trips of a run whose last one was ragged]
+ITERATIONS: dict = {}  # (file, line) -> [most iterations, most iterations of a run whose last one was partial]
 GRIDS: dict = {}  # kernel -> most programs on each axis
 REACHED: dict = {}  # kernel -> {what DEMANDS names: its largest value}
 _running: dict = {}  # the launch that runs: its kernel's name and arguments
@@ -171,9 +170,9 @@ def _counted(*bounds):
     found, frame = builtins.range(*bounds), sys._getframe(1)
     if frame.f_code.co_name == "_new_range":  # the interpreter's tl.range
         frame = frame.f_back
-    most = TRIPS.setdefault((frame.f_code.co_filename, frame.f_lineno), [0, 0])
-    ragged = RAGGED.get(_running.get("name"))
-    left = ragged(_running["arguments"]) if ragged else (found.stop - found.start) % found.step
+    most = ITERATIONS.setdefault((frame.f_code.co_filename, frame.f_lineno), [0, 0])
+    partial = PARTIAL.get(_running.get("name"))
+    left = partial(_running["arguments"]) if partial else (found.stop - found.start) % found.step
     most[0] = max(most[0], len(found))
     most[1] = max(most[1], len(found) if left else 0)
     return found
@@ -181,15 +180,17 @@ def _counted(*bounds):
 
 def report() -> dict:
     """What was counted, by the names of kernels and the numbers of their loops."""
-    trips = {name: TRIPS[file, line] for name, (file, line, _) in loops().items() if (file, line) in TRIPS}
-    return {"trips": trips, "grids": GRIDS, "reached": REACHED}
+    iterations = {
+        name: ITERATIONS[file, line] for name, (file, line, _) in loops().items() if (file, line) in ITERATIONS
+    }
+    return {"iterations": iterations, "grids": GRIDS, "reached": REACHED}
 
 
 def merged(reports) -> dict:
     """Several reports as one: the largest of every number."""
-    total: dict = {"trips": {}, "grids": {}, "reached": {}}
+    total: dict = {"iterations": {}, "grids": {}, "reached": {}}
     for one in reports:
-        for part in ("trips", "grids"):
+        for part in ("iterations", "grids"):
             for name, numbers in one.get(part, {}).items():
                 total[part][name] = [max(pair) for pair in zip(total[part].get(name, [0] * len(numbers)), numbers)]
         for name, reached in one.get("reached", {}).items():
@@ -202,9 +203,9 @@ def missing(total) -> list:
     """What no launch reached, in words."""
     lacks = []
     for name, (_, _, step) in loops().items():
-        most, ragged = total["trips"].get(name, (0, 0))
-        if (most if step == "1" else ragged) < 3:  # single steps leave nothing over
-            lacks.append(f"{name}: {most} trips at most, {ragged} where the last is ragged")
+        most, partial = total["iterations"].get(name, (0, 0))
+        if (most if step == "1" else partial) < 3:  # single steps leave nothing over
+            lacks.append(f"{name}: {most} iterations at most, {partial} where the last is partial")
     for name, used in axes().items():
         for axis in used:
             programs = total["grids"].get(name, (0, 0, 0))[axis]

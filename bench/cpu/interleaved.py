@@ -75,7 +75,7 @@ def check_idle():
         raise ValueError(f"a core lost {lost:.0%} of a second to other programs: timings would be wrong (see --anyway)")
 
 
-def spread(ratios) -> dict:
+def quantiles(ratios) -> dict:
     """The median of paired ratios and their 10 % and 90 % quantiles."""
     low, median, high = (round(float(q), 3) for q in np.quantile(ratios, (0.1, 0.5, 0.9)))
     return {"ratio": median, "low": low, "high": high}
