@@ -8,8 +8,8 @@ x is the large image, y the small one, whichever of them an operation is given; 
 is conv2d's Cin and conv_transpose2d's Cout, B the other. With stride S, dilation D and padding P, tap (i, j) of w links
 the pixel y[u, v] with the pixel x[h, c] where h = S u + D i - P and c = S v + D j - P:
 
-    correlate              y[u, v] = sum over the taps i, j           of x[h, c] @ w[i, j]
-    correlate_transpose    x[h, c] = sum over the index pairs of it   of y[u, v] @ w[i, j].T      (the adjoint)
+    correlate              y[u, v] = sum over the taps i, j       of x[h, c] @ w[i, j]
+    correlate_transpose    x[h, c] = sum over the links into it   of y[u, v] @ w[i, j].T      (the adjoint)
 
 `correlate` packs the patches of a few images into a matrix and multiplies (implicit GEMM on the GPU).
 `correlate_transpose` uses the phase decomposition: output pixels with equal residues mod S see the same taps, so each

@@ -43,7 +43,7 @@ def met() -> bool:
 
 def current(device: str = "cpu", timeout: float = TIMEOUT):
     """The process group of this process; on a GPU device arrays are summed by NCCL."""
-    check.number("current", "timeout", timeout, 0)
+    check.number("process_group.current", "timeout", timeout, 0)
     if launched()[1] == 1:
         return ALONE
     if device == "cpu":

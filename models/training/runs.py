@@ -135,7 +135,7 @@ class Run:
 
     def trainer(self, device="cpu", ranks=None, **changes):
         """The trainer these settings describe, at its newest checkpoint; `changes` go to its config, `ranks` (its
-        world, accumulate and sync_batch_norm) to itself: for looking at a run one process will do."""
+        group, accumulate and sync_batch_norm) to itself: for looking at a run one process will do."""
         kind, described = MODELS[self.settings["model"]], self.settings["data"]
         if describe_data(kind.kind, described["path"])["sha256"] != described["sha256"]:
             raise RunError(f"{described['path'] or 'the carried data'}: changed since {self.folder} was started")
